@@ -1,0 +1,387 @@
+"""Encoder features that are computed once and read as one memory map.
+
+A frozen encoder gives the same features in every epoch, so they are stored.
+A store belongs to one encoder: its folder is named after a hash of the
+weights, the class, the layer and the number type. Inside are shards, each a
+file of frames and an index; audio that is not yet in any shard is encoded
+into a new one. Every file is known by the hash of its content, so moved,
+renamed or copied audio is found again and changed audio is not.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.dataio.batch import PaddedData
+from speechbrain.utils.data_utils import batch_pad_right
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from slu_kd_lobes.audio import read_waveform
+from slu_kd_lobes.text import write_text_atomically
+
+logger = get_logger(__name__)
+
+FORMAT = 1  # of the files; another number is another store
+
+
+def module_fingerprint(module):
+    """Hash of a module's class, settings and weights.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Any module.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> before = module_fingerprint(layer)
+    >>> before == module_fingerprint(layer)
+    True
+    >>> _ = layer.weight.data.add_(1)
+    >>> before == module_fingerprint(layer)
+    False
+    """
+    digest = hashlib.sha256()
+    digest.update(f"{type(module).__module__}.{module!r}".encode())
+    for name, value in module.state_dict().items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class StoredFeatures:
+    """Features of a list of utterances, read straight into batches.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        All frames one after the other, [frames, channels]; often a memory map.
+    starts : torch.Tensor
+        First frame of each utterance, [utterances].
+    lengths : torch.Tensor
+        Frames of each utterance, [utterances].
+
+    Example
+    -------
+    >>> stored = StoredFeatures(
+    ...     torch.arange(5.0).view(5, 1),
+    ...     starts=torch.tensor([0, 2]),
+    ...     lengths=torch.tensor([2, 3]),
+    ... )
+    >>> features, lengths = stored.batch([1, 0])
+    >>> features.squeeze(-1), lengths
+    (tensor([[2., 3., 4.],
+            [0., 1., 0.]]), tensor([3, 2]))
+    """
+
+    frames: torch.Tensor
+    starts: torch.Tensor
+    lengths: torch.Tensor
+
+    def batch(self, indices):
+        """Returns padded features.
+
+        Arguments
+        ---------
+        indices : list or torch.Tensor
+            Utterances of the batch.
+
+        Returns
+        -------
+        features : torch.Tensor
+            Float32, [batch, frames, channels], zero after the end of an item.
+        lengths : torch.Tensor
+            [batch].
+        """
+        indices = torch.as_tensor(indices)
+        starts, lengths = self.starts[indices], self.lengths[indices]
+        steps = torch.arange(int(lengths.max()))
+        inside = steps < lengths.unsqueeze(1)
+        rows = starts.unsqueeze(1) + torch.where(inside, steps, 0)
+        features = self.frames[rows].float()
+        return features * inside.unsqueeze(-1), lengths
+
+
+class FeatureStore:
+    """Features of audio files under one frozen encoder, on disk.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where stores of all encoders live.
+    encoder : torch.nn.Module
+        Called with waveforms and relative lengths, it returns features
+        [batch, frames, channels] and their lengths; put in eval mode here.
+    layer : str
+        Name of the level that the features come from.
+    dtype : str
+        Type of the numbers on disk: ``float32`` or ``float16``.
+    sample_rate : int
+        Rate that audio is resampled to, in Hz.
+    device : str
+        Where the encoder runs.
+    batch_seconds : float
+        Audio in one batch of the extraction.
+    num_workers : int
+        Processes that decode audio beside the encoder.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> from speechbrain.dataio import audio_io
+    >>> from slu_kd_lobes.sincnet import SincNetEncoder
+    >>> folder = tempfile.mkdtemp()
+    >>> audio_io.save(folder + "/a.wav", torch.rand(1, 16000), 16000)
+    >>> store = FeatureStore(folder, SincNetEncoder())
+    >>> stored = store.load([folder + "/a.wav"])
+    >>> stored.batch([0])[0].shape
+    torch.Size([1, 7, 256])
+    """
+
+    def __init__(
+        self,
+        folder,
+        encoder,
+        layer="word",
+        dtype="float32",
+        sample_rate=16000,
+        device="cpu",
+        batch_seconds=160.0,
+        num_workers=0,
+    ):
+        if dtype not in ("float32", "float16"):
+            raise ValueError(
+                f"features cannot be stored as {dtype}: choose float32 or "
+                "float16"
+            )
+        self.encoder = encoder.eval().to(device)
+        self.made_from = {
+            "format": FORMAT,
+            "encoder": module_fingerprint(encoder),
+            "layer": layer,
+            "dtype": dtype,
+            "sample_rate": sample_rate,
+        }
+        key = hashlib.sha256(json.dumps(self.made_from).encode()).hexdigest()
+        self.folder = Path(folder) / f"{layer}-{key[:16]}"
+        self.dtype = np.dtype(dtype)
+        self.sample_rate = sample_rate
+        self.device = device
+        self.batch_seconds = batch_seconds
+        self.num_workers = num_workers
+        self._shards = None  # opened, and checked, once
+
+    def load(self, wavs, durations=None):
+        """Returns the features of the files, computing those not yet stored.
+
+        Arguments
+        ---------
+        wavs : list
+            Paths of audio files.
+        durations : list or None
+            Their lengths in seconds, to batch files of similar length; None
+            takes them as they come.
+
+        Returns
+        -------
+        StoredFeatures
+            In the order of `wavs`.
+        """
+        if self._shards is None:
+            self._shards = self._open_shards()
+        shards = self._shards
+        hashes = self._hashes(wavs, shards)
+        known = {item for shard in shards for item in shard["items"]}
+        missing = {
+            hashes[i]: i for i in range(len(wavs)) if hashes[i] not in known
+        }
+        if missing:
+            logger.info(
+                f"Encoding {len(missing)} of {len(wavs)} utterances into "
+                f"{self.folder}"
+            )
+            order = sorted(
+                missing.values(),
+                key=lambda i: durations[i] if durations is not None else 0,
+            )
+            shards.append(
+                self._encode(
+                    [wavs[i] for i in order],
+                    [durations[i] if durations is not None else 2.5 for i in order],
+                )
+            )
+        return self._join(shards, hashes)
+
+    def _open_shards(self):
+        """Every shard that is whole; damaged ones are deleted."""
+        shards = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                shard = json.loads(path.read_text(encoding="utf-8"))
+                self._map_frames(path, shard, verify=True)
+            except (OSError, ValueError, KeyError) as error:
+                logger.warning(
+                    f"{path} or its frames are damaged ({error}): they are "
+                    "deleted and the features computed again"
+                )
+                path.unlink()
+                path.with_suffix(".bin").unlink(missing_ok=True)
+                continue
+            shards.append({**shard, "path": path})
+        return shards
+
+    def _map_frames(self, path, shard, verify=False):
+        frames = np.memmap(
+            path.with_suffix(".bin"), dtype=self.dtype, mode="c"
+        )
+        if shard["made_from"] != self.made_from:
+            raise ValueError("made from another encoder")
+        if frames.size != shard["frames"] * shard["channels"]:
+            raise ValueError("wrong size")
+        if verify and sha256(frames) != shard["sha256"]:
+            raise ValueError("wrong checksum")
+        return torch.from_numpy(frames).view(-1, shard["channels"])
+
+    @staticmethod
+    def _hashes(wavs, shards):
+        """Content hash of each file; read only if a shard does not know it."""
+        known = {}
+        for shard in shards:
+            known.update(shard["files"])
+        hashes = []
+        for wav in wavs:
+            size, time, digest = known.get(os.path.abspath(wav), (0, 0, ""))
+            stat = os.stat(wav)
+            if (stat.st_size, stat.st_mtime_ns) != (size, time):
+                digest = sha256(Path(wav).read_bytes())
+            hashes.append(digest)
+        return hashes
+
+    @torch.inference_mode()
+    def _encode(self, wavs, durations):
+        """Encodes files into a new shard and returns its index."""
+        self.encoder.eval()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = sha256("\n".join(map(os.path.abspath, wavs)).encode())[:16]
+        part = self.folder / f"{name}.{os.getpid()}.part"
+        loader = torch.utils.data.DataLoader(
+            _AudioFiles(wavs, self.sample_rate),
+            batch_sampler=_batches_of(durations, self.batch_seconds),
+            collate_fn=_collate,
+            num_workers=self.num_workers,
+        )
+        items, files, frames = {}, {}, 0
+        digest = hashlib.sha256()
+        progress = tqdm(
+            total=len(wavs), desc="Encoder features", unit="utterance"
+        )
+        try:
+            with open(part, "wb") as out, progress:
+                for paths, stats, hashes, (sig, lens) in loader:
+                    features, lengths = self.encoder(
+                        sig.to(self.device), lens.to(self.device)
+                    )
+                    features = features.cpu().numpy().astype(self.dtype)
+                    for i, length in enumerate(lengths.tolist()):
+                        data = features[i, :length].tobytes()
+                        digest.update(data)
+                        out.write(data)
+                        items[hashes[i]] = (frames, length)
+                        files[paths[i]] = (*stats[i], hashes[i])
+                        frames += length
+                    progress.update(len(paths))
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(self.folder / f"{name}.bin")
+        finally:
+            part.unlink(missing_ok=True)
+        shard = {
+            "made_from": self.made_from,
+            "frames": frames,
+            "channels": features.shape[-1],
+            "sha256": digest.hexdigest(),
+            "items": items,
+            "files": files,
+        }
+        # The index comes last: frames without an index are not a shard.
+        path = self.folder / f"{name}.json"
+        write_text_atomically(path, json.dumps(shard))
+        return {**shard, "path": path}
+
+    def _join(self, shards, hashes):
+        """One view on the frames of all shards that are needed."""
+        needed = set(hashes)
+        shards = [s for s in shards if needed & s["items"].keys()]
+        parts, place, offset = [], {}, 0
+        for shard in shards:
+            parts.append(self._map_frames(shard["path"], shard))
+            for item, (start, length) in shard["items"].items():
+                place[item] = (offset + start, length)
+            offset += shard["frames"]
+        where = torch.tensor([place[item] for item in hashes])
+        # Several shards are copied into memory to make them contiguous.
+        frames = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return StoredFeatures(frames, where[:, 0], where[:, 1])
+
+
+def sha256(data):
+    """SHA-256 of bytes or of an array, hexadecimal.
+
+    Arguments
+    ---------
+    data : bytes-like
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> sha256(b"abc")[:8]
+    'ba7816bf'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+class _AudioFiles(torch.utils.data.Dataset):
+    """Waveforms with what identifies their file."""
+
+    def __init__(self, wavs, sample_rate):
+        self.wavs = wavs
+        self.sample_rate = sample_rate
+
+    def __getitem__(self, index):
+        path = os.path.abspath(self.wavs[index])
+        stat = os.stat(path)
+        digest = sha256(Path(path).read_bytes())
+        wav = read_waveform(path, self.sample_rate)
+        return path, (stat.st_size, stat.st_mtime_ns), digest, wav
+
+
+def _collate(items):
+    paths, stats, hashes, wavs = zip(*items)
+    return paths, stats, hashes, PaddedData(*batch_pad_right(list(wavs)))
+
+
+def _batches_of(durations, batch_seconds):
+    """Consecutive items whose padded length stays within a budget."""
+    batches, batch = [], []
+    for index, duration in enumerate(durations):
+        if batch and duration * (len(batch) + 1) > batch_seconds:
+            batches.append(batch)
+            batch = []
+        batch.append(index)
+    return [*batches, batch]

@@ -1,0 +1,82 @@
+"""The student's intent module: encoder features to slot logits.
+
+Source: Lugosch et al. 2019, section 3.2; Cho et al. 2020, section 3.3.
+"""
+
+import torch
+from speechbrain.dataio.dataio import length_to_mask
+
+from slu_kd_lobes.sincnet import MaskedBiGRU
+
+
+class IntentClassifier(torch.nn.Module):
+    """BiGRU, dropout, one logit a value and frame, maximum over time.
+
+    Arguments
+    ---------
+    num_logits : int
+        Values of all slots together (24 for Fluent Speech Commands).
+    input_size : int
+        Channels of the encoder features.
+    hidden_size : int
+        Units of each direction of the GRU.
+    dropout : float
+        Dropout probability.
+
+    Example
+    -------
+    >>> student = IntentClassifier(num_logits=24)
+    >>> student(torch.rand(2, 23, 256), torch.tensor([23, 12])).shape
+    torch.Size([2, 24])
+    >>> sum(p.numel() for p in student.parameters())  # GRU and classifier
+    302616
+    """
+
+    def __init__(
+        self, num_logits, input_size=256, hidden_size=128, dropout=0.5
+    ):
+        super().__init__()
+        self.rnn = MaskedBiGRU(input_size, hidden_size)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.classifier = torch.nn.Linear(2 * hidden_size, num_logits)
+
+    def forward(self, features, lengths=None):
+        """Returns the logits of each utterance.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Encoder features, [batch, frames, input_size].
+        lengths : torch.Tensor or None
+            Frames of each item, [batch].
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, num_logits].
+        """
+        return self.frame_logits(features, lengths).amax(dim=1)
+
+    def frame_logits(self, features, lengths=None):
+        """Returns the logits of every frame, -inf after the end of an item.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Encoder features, [batch, frames, input_size].
+        lengths : torch.Tensor or None
+            Frames of each item, [batch].
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, frames, num_logits].
+        """
+        x = self.dropout(self.rnn(features, lengths))
+        logits = self.classifier(x)
+        if lengths is None:
+            return logits
+        mask = length_to_mask(
+            lengths.to(x.device), x.shape[1], dtype=torch.bool
+        )
+        return logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))

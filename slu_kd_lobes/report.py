@@ -1,0 +1,245 @@
+"""What a finished run leaves: metrics, predictions, plots."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only; a machine without a screen is fine
+
+from matplotlib import pyplot as plt  # noqa: E402
+from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
+
+from slu_kd_lobes.metrics import slot_predictions  # noqa: E402
+from slu_kd_lobes.text import write_text_atomically  # noqa: E402
+
+
+def check_writable(folder, megabytes=0):
+    """Refuses a folder that cannot take the results, before any work.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Made if missing.
+    megabytes : float
+        Room that will be needed.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to or its disk is too full.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> check_writable(tempfile.mkdtemp(), megabytes=1)
+    >>> check_writable(tempfile.mkdtemp(), megabytes=1e12)
+    Traceback (most recent call last):
+    ...
+    OSError: the disk of ... has ... MB left and about 1000000000000 MB are \
+needed: free some room or choose another folder
+    """
+    folder = Path(folder)
+    probe = folder / f".probe.{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"the folder {folder} cannot be written to "
+            f"({error.strerror or error}): choose another one"
+        ) from error
+    free = shutil.disk_usage(folder).free / 2**20
+    if free < megabytes:
+        raise OSError(
+            f"the disk of {folder} has {free:.0f} MB left and about "
+            f"{megabytes:.0f} MB are needed: free some room or choose another "
+            "folder"
+        )
+
+
+def write_json(path, content):
+    """Writes JSON, whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+    content : dict
+
+    Example
+    -------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.json"
+    >>> write_json(path, {"n": 1})
+    >>> json.loads(Path(path).read_text())
+    {'n': 1}
+    """
+    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_predictions(path, ids, logits, targets, schema):
+    """Writes true and predicted values with their probabilities.
+
+    Arguments
+    ---------
+    path : str or Path
+        A CSV file, written whole or not at all.
+    ids : list
+        Name of each utterance.
+    logits : numpy.ndarray
+        [items, values].
+    targets : numpy.ndarray
+        [items, slots].
+    schema : SlotSchema
+        Names of slots and values.
+
+    Example
+    -------
+    >>> import numpy as np, tempfile
+    >>> from slu_kd_lobes.slots import SlotSchema
+    >>> path = Path(tempfile.mkdtemp()) / "predictions.csv"
+    >>> schema = SlotSchema({"object": ["lamp", "music"]})
+    >>> write_predictions(
+    ...     path, ["a"], np.array([[2.0, 0.0]]), np.array([[1]]), schema
+    ... )
+    >>> print(path.read_text(), end="")
+    ID,object_true,object_predicted,object_probability
+    a,music,lamp,0.8808
+    """
+    values, probabilities = slot_predictions(logits, schema.slices)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["ID"]
+    for name in schema.names:
+        header += [f"{name}_true", f"{name}_predicted", f"{name}_probability"]
+    writer.writerow(header)
+    for i, name in enumerate(ids):
+        true = schema.decode(targets[i].tolist())
+        guess = schema.decode(values[i].tolist())
+        row = [name]
+        for slot, probability in zip(schema.names, probabilities[i]):
+            row += [true[slot], guess[slot], f"{probability:.4f}"]
+        writer.writerow(row)
+    write_text_atomically(path, out.getvalue())
+
+
+def plot_learning_curves(history, path):
+    """Draws errors, losses, the KD weight and the teachers' share.
+
+    Arguments
+    ---------
+    history : TrainingHistory
+        Statistics of the epochs.
+    path : str or Path
+        A PNG file.
+    """
+    panels = {
+        "intent error (%)": ["train_error", "valid_error"],
+        "loss": ["ce", "kd"],
+        "weight": ["beta", "gamma"],
+    }
+    labels = {
+        "train_error": "train",
+        "valid_error": "valid",
+        "ce": "cross entropy",
+        "kd": "distillation",
+        "beta": "β: weight of distillation",
+        "gamma": "γ: share of the professor",
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for axis, (title, names) in zip(axes, panels.items()):
+        for name in names:
+            values = history.column(name)
+            if values:
+                steps = range(1, len(values) + 1)
+                axis.plot(steps, values, marker=".", label=labels[name])
+        axis.set(xlabel="epoch", ylabel=title, ylim=(0, None))
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    _save(figure, path)
+
+
+def plot_confusion(path, slot, names, true, predicted):
+    """Draws the confusion matrix of a slot.
+
+    Arguments
+    ---------
+    path : str or Path
+        A PNG file.
+    slot : str
+        Name of the slot.
+    names : list
+        Names of its values.
+    true : numpy.ndarray
+        Index of the true value of each item.
+    predicted : numpy.ndarray
+        Index of the predicted value of each item.
+    """
+    size = 2.5 + 0.45 * len(names)
+    figure, axis = plt.subplots(figsize=(size, size), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(
+        true,
+        predicted,
+        labels=list(range(len(names))),
+        display_labels=names,
+        xticks_rotation="vertical",
+        colorbar=False,
+        cmap="Blues",
+        ax=axis,
+    )
+    axis.set_title(slot)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    part = Path(f"{path}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format="png", dpi=120)
+        part.replace(path)
+    finally:
+        plt.close(figure)
+        part.unlink(missing_ok=True)
+
+
+def results_table(metrics):
+    """A table of the errors of every test set, as text.
+
+    Arguments
+    ---------
+    metrics : dict
+        Blocks of metrics by name of the test set.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> block = {"n": 200, "intent_error": 1.5, "slot_error": {"action": 0.5}}
+    >>> print(results_table({"test": block}))
+    test set     utterances   errors  intent error  action
+    test                200        3        1.50 %  0.50 %
+    """
+    slots = list(next(iter(metrics.values()))["slot_error"])
+    lines = [
+        f"{'test set':<12} {'utterances':>10} {'errors':>8} "
+        f"{'intent error':>13}" + "".join(f"{s:>{max(8, len(s) + 2)}}" for s in slots)
+    ]
+    for name, block in metrics.items():
+        errors = round(block["n"] * block["intent_error"] / 100)
+        cells = "".join(
+            f"{block['slot_error'][s]:.2f} %".rjust(max(8, len(s) + 2))
+            for s in slots
+        )
+        lines.append(
+            f"{name:<12} {block['n']:>10} {errors:>8} "
+            f"{block['intent_error']:>11.2f} %" + cells
+        )
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""Text in and out: transcripts as keys, and files that are never half-written.
+
+Authors
+ * slu_kd_lobes authors
+"""
+
+import os
+import unicodedata
+import uuid
+from pathlib import Path
+
+# Marks that people and recognisers type for an apostrophe. They are mapped
+# before NFKC, which would turn the acute accent into a space and a combining
+# mark.
+_APOSTROPHES = dict.fromkeys(
+    map(ord, "\u2019\u2018\u201b\u02bc\u2032\u00b4`"), "'"
+)
+
+# Characters of no width: a byte order mark or a soft hyphen is not a word
+# boundary.
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+
+
+def normalise_transcript(text):
+    """Writes a transcript the one way in which it is looked up.
+
+    Text is in Unicode NFKC form and lower case; every punctuation mark becomes
+    a word boundary, except an apostrophe inside a word; curly apostrophes
+    become straight; white space collapses to single spaces. Two wordings that
+    differ in these respects only share one entry of the teacher's table.
+
+    Arguments
+    ---------
+    text : str
+        A transcript as the corpus writes it.
+
+    Returns
+    -------
+    str
+        The normalised transcript; empty if `text` holds no word. Normalising
+        it again changes nothing.
+
+    Example
+    -------
+    >>> normalise_transcript("It\u2019s too loud,  turn it DOWN!")
+    "it's too loud turn it down"
+    >>> normalise_transcript("a 'light-roast' coffee?")
+    'a light roast coffee'
+    """
+    text = text.translate(_INVISIBLE).translate(_APOSTROPHES)
+    text = unicodedata.normalize("NFKC", text).lower()
+    # Lower case can undo the composed form (a dotted capital I), and NFKC can
+    # bring out apostrophes (a full-width one).
+    text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES)
+    text = "".join(" " if _ends_word(char) else char for char in text)
+    words = (word.strip("'") for word in text.split())
+    return " ".join(word for word in words if word)
+
+
+def _ends_word(char):
+    """Tells whether a character separates words: punctuation or a control."""
+    if char == "'":
+        return False
+    category = unicodedata.category(char)
+    return category.startswith("P") or category == "Cc"
+
+
+def write_text_atomically(path, text):
+    """Writes a text file so that a reader sees all of it or none of it.
+
+    The text goes to a temporary file in the same folder, which then replaces
+    `path` in one step. If anything fails, `path` is as it was and the
+    temporary file is gone.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write. Its folder is created when missing.
+    text : str
+        Its content, written as UTF-8 with the line ends as given.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "note.txt"
+    >>> write_text_atomically(path, "turn on the lights")
+    >>> path.read_text(encoding="utf-8")
+    'turn on the lights'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1003 @@
+"""Data preparation: what it writes, when it works again, what it refuses."""
+
+import csv
+import importlib.util
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from speechbrain.dataio import audio_io
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from slu_kd_lobes.slots import SlotSchema
+from slu_kd_lobes.text import normalise_transcript
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+SLOTS = ["action", "object", "location"]
+HEADER = ["", "path", "speakerId", "transcription", *SLOTS]
+
+
+def load_recipe_module():
+    """Imports prepare.py, whose folder is no package."""
+    path = ROOT / "recipes" / "fluent-speech-commands" / "prepare.py"
+    spec = importlib.util.spec_from_file_location("fsc_prepare", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+prepare = load_recipe_module()
+
+
+class Corpus:
+    """A small corpus of the layout of Fluent Speech Commands.
+
+    Arguments
+    ---------
+    folder : Path
+        Its data_folder.
+    """
+
+    COMMANDS = [
+        ("Turn on the lights", "activate", "lights", "none"),
+        ("Switch off the “kitchen” lights", "deactivate", "lights", "kitchen"),
+        ("It’s too loud, turn it down", "decrease", "volume", "none"),
+        ("Bring me $5 in the $kitchen", "bring", "none", "kitchen"),
+    ]
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.save = folder.parent / "save"
+        self.csv_folder = folder / "data"
+        self.header = list(HEADER)
+        self.rows = {}
+        self.add("train", ["anna", "ben", "carl"])
+        self.add("valid", ["dora"])
+        self.add("test", ["emil"])
+        self.write()
+
+    def add(self, split, speakers, commands=None):
+        """Adds every command by every speaker to a split, with its audio."""
+        rows = self.rows.setdefault(split, [])
+        for speaker in speakers:
+            for text, *values in commands or self.COMMANDS:
+                path = f"wavs/speakers/{speaker}/{split}-{len(rows):03}.wav"
+                self.add_audio(path, seconds=0.01 * (len(rows) + 1))
+                row = [len(rows), path, speaker, text, *values]
+                rows.append(dict(zip(HEADER, row)))
+
+    def add_audio(self, path, seconds=0.01, rate=16000, channels=1, **options):
+        """Writes a quiet noise below the data folder."""
+        path = self.folder / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (round(seconds * rate), channels)
+        noise = np.random.default_rng(0).normal(0, 0.01, shape)
+        soundfile.write(path, noise, rate, **options)
+
+    def write(self):
+        """Writes the CSV files of the rows as they are now."""
+        self.csv_folder.mkdir(parents=True, exist_ok=True)
+        for split, rows in self.rows.items():
+            with open(
+                self.csv(split), "w", newline="", encoding="utf-8"
+            ) as file:
+                writer = csv.DictWriter(
+                    file, self.header, restval="x", extrasaction="ignore"
+                )
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def csv(self, split):
+        return self.csv_folder / f"{split}_data.csv"
+
+    def set(self, split, row, column, value):
+        """Changes a cell, `row` as a spreadsheet shows it, and writes."""
+        self.rows[split][row - 2][column] = value
+        self.write()
+
+    def prepare(self, **options):
+        options = {"slots": SLOTS, "save_folder": self.save, **options}
+        return prepare.prepare_fsc(self.folder, **options)
+
+    def written(self):
+        """Returns the content of all files in the save folder."""
+        return {path.name: path.read_bytes() for path in self.save.iterdir()}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return Corpus(tmp_path / "corpus")
+
+
+@pytest.fixture
+def log(caplog):
+    """The messages of the log, as one text on demand."""
+    caplog.set_level(logging.INFO)
+
+    def messages():
+        text = "\n".join(record.getMessage() for record in caplog.records)
+        caplog.clear()
+        return text
+
+    return messages
+
+
+def read_manifest(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def ids(path):
+    return [row["ID"] for row in read_manifest(path)]
+
+
+# What is written
+
+
+def test_a_manifest_has_a_row_for_each_utterance(corpus):
+    paths = corpus.prepare()
+    rows = read_manifest(paths["train"])
+    assert list(rows[0]) == [
+        *("ID", "duration", "wav", "spk_id", "transcription"),
+        *SLOTS,
+    ]
+    assert len(rows) == 12
+    assert rows[1] == {
+        "ID": "wavs--speakers--anna--train-001",
+        "duration": "0.02",
+        "wav": "$data_root/wavs/speakers/anna/train-001.wav",
+        "spk_id": "anna",
+        "transcription": "Switch off the “kitchen” lights",
+        "action": "deactivate",
+        "object": "lights",
+        "location": "kitchen",
+    }
+    assert len(read_manifest(paths["valid"])) == 4
+    assert len(read_manifest(paths["tests"]["test"])) == 4
+
+
+def test_speechbrain_reads_the_manifests(corpus):
+    paths = corpus.prepare()
+    data = DynamicItemDataset.from_csv(
+        paths["train"], replacements={"data_root": str(corpus.folder)}
+    )
+    data.set_output_keys(["id", "wav", "duration", "transcription", *SLOTS])
+    schema = SlotSchema.load(paths["slots"])
+    for item, row in zip(data, corpus.rows["train"]):
+        signal, rate = audio_io.load(item["wav"])
+        assert signal.shape[-1] / rate == pytest.approx(item["duration"])
+        assert schema.decode(schema.encode(item)) == {
+            name: row[name] for name in SLOTS
+        }
+        # Also of "$5", in which SpeechBrain sees a variable of its own.
+        assert normalise_transcript(
+            item["transcription"]
+        ) == normalise_transcript(row["transcription"])
+
+
+def test_the_schema_is_sorted_and_does_not_depend_on_rows(corpus):
+    paths = corpus.prepare()
+    expected = {
+        "action": ["activate", "bring", "deactivate", "decrease"],
+        "object": ["lights", "none", "volume"],
+        "location": ["kitchen", "none"],
+    }
+    assert SlotSchema.load(paths["slots"]).values == expected
+    for rows in corpus.rows.values():
+        rows.reverse()
+    corpus.write()
+    before = corpus.written()
+    corpus.prepare()
+    after = corpus.written()
+    assert before.pop("prepare.json") != after.pop("prepare.json")
+    assert before == after
+
+
+def test_values_of_a_test_set_alone_are_in_the_schema(corpus):
+    corpus.set("test", 2, "object", "shoes")
+    paths = corpus.prepare()
+    assert "shoes" in SlotSchema.load(paths["slots"]).values["object"]
+
+
+def test_the_schema_does_not_depend_on_the_choice_of_test_sets(corpus):
+    corpus.add("far_test", ["fred"], [("Shoes", "bring", "shoes", "none")])
+    corpus.write()
+    paths = corpus.prepare(test_splits=["test"])
+    assert list(paths["tests"]) == ["test"]
+    assert "shoes" in SlotSchema.load(paths["slots"]).values["object"]
+
+
+def test_given_values_keep_their_order(corpus):
+    values = ["volume", "lights", "shoes", "none"]
+    paths = corpus.prepare(slot_values={"object": values})
+    schema = SlotSchema.load(paths["slots"])
+    assert schema.names == SLOTS
+    assert schema.values["object"] == values
+    assert schema.values["location"] == ["kitchen", "none"]
+
+
+def test_columns_are_read_by_name(corpus):
+    corpus.prepare()
+    before = corpus.written()
+    corpus.header = ["location", "speakerId", "object", "extra", "path", ""]
+    corpus.header += ["transcription", "action"]
+    corpus.write()
+    corpus.prepare()
+    after = corpus.written()
+    del before["prepare.json"], after["prepare.json"]
+    assert before == after
+
+
+def test_any_columns_can_be_slots(corpus):
+    paths = corpus.prepare(slots=["location"])
+    assert list(read_manifest(paths["train"])[0])[5:] == ["location"]
+    assert SlotSchema.load(paths["slots"]).sizes == [2]
+
+
+def test_a_spreadsheets_byte_order_mark_and_spaces_do_no_harm(corpus):
+    corpus.header = HEADER[1:]
+    corpus.write()
+    expected = read_manifest(corpus.prepare()["train"])
+    path = corpus.csv("train")
+    text = path.read_text(encoding="utf-8").replace(",none", ", none ")
+    text = text.replace("too loud", "too\nloud").replace("\r\n", "\r\n\r\n")
+    # The mark would be part of the first column's name.
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8"))
+    assert read_manifest(corpus.prepare()["train"]) == expected
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.flac", {}),
+        ("a.ogg", {}),
+        ("b.ogg", {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+def test_audio_may_be_flac_or_ogg(corpus, name, options):
+    corpus.add_audio(name, seconds=0.5, **options)
+    corpus.set("train", 2, "path", name)
+    rows = read_manifest(corpus.prepare()["train"])
+    assert (rows[0]["ID"], rows[0]["duration"]) == (name[0], "0.5")
+
+
+def test_ids_of_different_paths_differ():
+    paths = ["a/b.wav", "a--b.wav", "a-/b.wav", "a/-b.wav", "a b.wav"]
+    paths += ["a_b.wav", "ä/b.wav", "ö/b.wav", "a.b.wav"]
+    keys = [prepare._utterance_id(path) for path in paths]
+    assert len(set(keys)) == len(paths)
+    assert keys[0] == "a--b" and keys[5] == "a_b" and keys[8] == "a.b"
+    for key in keys:
+        assert set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def test_an_id_is_the_same_in_every_split_file(corpus):
+    train = ids(corpus.prepare()["train"])
+    corpus.rows["train"], corpus.rows["test"] = (
+        corpus.rows["test"],
+        corpus.rows["train"],
+    )
+    corpus.write()
+    assert ids(corpus.prepare()["tests"]["test"]) == train
+
+
+def test_other_rates_and_stereo_are_counted_and_left(corpus, log):
+    corpus.add_audio("rate.wav", seconds=0.5, rate=8000)
+    corpus.add_audio("stereo.wav", seconds=0.5, channels=2)
+    corpus.add_audio("both.wav", seconds=0.5, rate=44100, channels=2)
+    for row, name in enumerate(["rate", "stereo", "both"], start=2):
+        corpus.set("train", row, "path", f"{name}.wav")
+    rows = read_manifest(corpus.prepare()["train"])
+    assert (
+        "Of 20 audio files, 2 are not at 16000 Hz and 2 are not mono" in log()
+    )
+    durations = {row["ID"]: row["duration"] for row in rows}
+    assert [durations[x] for x in ("rate", "stereo", "both")] == ["0.5"] * 3
+    corpus.prepare(sample_rate=8000)
+    assert "19 are not at 8000 Hz" in log()
+
+
+# Splits
+
+
+def test_the_main_test_set_comes_first(corpus):
+    speakers = iter("fghijk")
+
+    def add(name):
+        corpus.add(name, [next(speakers)])
+        corpus.write()
+        paths = corpus.prepare()
+        assert next(iter(paths["tests"])) == paths["main_test"]
+        return list(paths["tests"])
+
+    del corpus.rows["test"]
+    corpus.csv("test").unlink()
+    assert add("utt_test") == ["utt_test"]
+    assert add("both_test") == ["both_test", "utt_test"]
+    assert add("spk_test") == ["spk_test", "both_test", "utt_test"]
+    assert add("test") == ["test", "both_test", "spk_test", "utt_test"]
+
+
+def test_given_test_sets_keep_their_order(corpus):
+    corpus.add("spk_test", ["fred"])
+    corpus.add("dev2", ["gina"])
+    corpus.write()
+    paths = corpus.prepare(test_splits=["dev2", "test"])
+    assert list(paths["tests"]) == ["dev2", "test"]
+    assert paths["main_test"] == "dev2"
+    assert not (corpus.save / "spk_test.csv").exists()
+    # A command line gives a lone name.
+    assert corpus.prepare(test_splits="test")["main_test"] == "test"
+
+
+def test_other_csv_files_are_no_test_sets(corpus):
+    for name in ("latest_data.csv", "._test_data.csv", "test_data.csv.bak"):
+        (corpus.csv_folder / name).write_bytes(b"\xff")
+    assert list(corpus.prepare()["tests"]) == ["test"]
+
+
+def test_published_unseen_splits_pass(tmp_path, log):
+    """Arora et al.: other names, another column, valid voices in train."""
+    corpus = Corpus(tmp_path / "corpus")
+    corpus.csv_folder = tmp_path / "unseen"
+    corpus.header.insert(1, "Unnamed: 0")
+    corpus.rows["speaker_test"] = corpus.rows.pop("test")
+    corpus.add("valid", ["anna"])
+    new = [("Language settings", "change language", "none", "none")]
+    corpus.add("utterance_test", ["anna", "ben", "dora"], new)
+    corpus.write()
+    paths = corpus.prepare(csv_folder=str(corpus.csv_folder))
+    assert list(paths["tests"]) == ["speaker_test", "utterance_test"]
+    messages = log()
+    assert "1 speakers of valid are also in train." in messages
+    assert "2 speakers of utterance_test are also in train." in messages
+    assert "2 speakers of utterance_test are also in valid." in messages
+    assert "speaker_test are" not in messages
+    values = SlotSchema.load(paths["slots"]).values["action"]
+    assert "change language" in values
+
+
+def test_test_sets_may_share_utterances(corpus):
+    corpus.rows["hard_test"] = corpus.rows["test"][:2]
+    corpus.write()
+    paths = corpus.prepare()
+    assert ids(paths["tests"]["hard_test"]) == ids(paths["tests"]["test"])[:2]
+
+
+@pytest.mark.parametrize("test", ["test", "spk_test", "speaker_test"])
+@pytest.mark.parametrize("learnt, voice", [("train", "ben"), ("valid", "dora")])
+def test_a_test_set_of_new_voices_must_keep_them(corpus, test, learnt, voice):
+    corpus.add(test, [voice])
+    corpus.write()
+    with pytest.raises(ValueError) as error:
+        corpus.prepare(test_splits=[test])
+    for part in (f"{test}_data.csv", f"'{voice}'", f"{learnt}_data.csv, row"):
+        assert part in str(error.value)
+    assert not corpus.save.exists()
+
+
+def test_validation_voices_of_the_original_split_are_new(corpus):
+    corpus.add("valid", ["anna"])
+    corpus.write()
+    with pytest.raises(
+        ValueError, match=r"valid_data.csv, row 6: .*'anna'.*train_data.csv, r"
+    ):
+        corpus.prepare()
+
+
+def test_shared_speakers_can_be_meant(corpus, log):
+    corpus.add("test", ["anna"])
+    corpus.write()
+    corpus.prepare(shared_speakers=True)
+    assert "1 speakers of test are also in train." in log()
+
+
+# Subsets
+
+
+@pytest.mark.parametrize("fraction, size", [(0.1, 2313), (0.01, 231)])
+def test_subsets_of_fluent_speech_commands_have_the_papers_size(fraction, size):
+    everyone = list(range(23132))
+    drawn = prepare._draw(everyone, fraction, seed=0)
+    assert len(drawn) == len(set(drawn)) == size
+    assert drawn == sorted(drawn)
+    assert drawn != prepare._draw(everyone, fraction, seed=1)
+
+
+def test_a_draw_is_uniform():
+    counts = np.zeros(20)
+    for seed in range(2000):
+        counts[prepare._draw(list(range(20)), 0.25, seed)] += 1
+    # 500 each; the standard deviation is 19.4.
+    assert counts.sum() == 10000
+    assert np.abs(counts - 500).max() < 90
+
+
+def test_a_draw_is_pinned():
+    """A later version of this project must draw the same utterances."""
+    assert prepare._draw(list(range(100)), 0.05, seed=3) == PINNED_DRAW
+
+
+PINNED_DRAW = [8, 17, 18, 23, 77]
+
+
+def test_a_subset_is_recorded(corpus):
+    paths = corpus.prepare(train_fraction=0.5, subset_seed=7)
+    subset = json.loads((corpus.save / "subset.json").read_text())
+    assert subset == {
+        "fraction": 0.5,
+        "seed": 7,
+        "n": 6,
+        "ids": ids(paths["train"]),
+    }
+    assert len(ids(paths["valid"])) == len(ids(paths["tests"]["test"])) == 4
+
+
+def test_a_draw_depends_on_nothing_but_ids_fraction_and_seed(corpus):
+    def draw(**options):
+        options = {"train_fraction": 0.5, "subset_seed": 2, **options}
+        return ids(corpus.prepare(**options)["train"])
+
+    expected = draw()
+    assert draw(subset_seed=3) != expected
+    assert draw() == expected
+    corpus.rows["train"].reverse()
+    corpus.write()
+    assert draw() == expected
+    assert draw(slots=["object"]) == expected
+    assert draw(slot_values={"location": ["none", "kitchen"]}) == expected
+    assert draw(sample_rate=8000) == expected
+    np.random.seed(5)
+    corpus.add("spk_test", ["fred"])
+    corpus.write()
+    assert draw(test_splits=["spk_test"]) == expected
+    assert set(expected) < set(ids(corpus.prepare()["train"]))
+
+
+def test_a_subset_that_lacks_a_value_keeps_the_full_schema(corpus, log):
+    full = SlotSchema.load(corpus.prepare()["slots"])
+    assert "no example" not in log()
+    paths = corpus.prepare(train_fraction=0.1)
+    rows = read_manifest(paths["train"])
+    assert len(rows) == 1
+    assert SlotSchema.load(paths["slots"]) == full
+    unheard = [v for v in full.values["action"] if v != rows[0]["action"]]
+    assert f"no example of {unheard} in the slot 'action'" in log()
+
+
+# Working again, or not
+
+
+@pytest.fixture
+def headers_read(monkeypatch):
+    """Counts how often the audio was looked into."""
+    calls = []
+    original = prepare._read_headers
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(prepare, "_read_headers", counted)
+    return calls
+
+
+def test_nothing_is_done_when_nothing_has_changed(corpus, headers_read, log):
+    first = corpus.prepare(train_fraction=0.5)
+    times = {path: path.stat().st_mtime_ns for path in corpus.save.iterdir()}
+    log()
+    assert corpus.prepare(train_fraction=0.5) == first
+    assert len(headers_read) == 1
+    assert "Nothing has changed" in log()
+    assert times == {
+        path: path.stat().st_mtime_ns for path in corpus.save.iterdir()
+    }
+
+
+def change_csv(corpus):
+    corpus.set("valid", 2, "transcription", "Lights")
+
+
+def add_test_set(corpus):
+    corpus.add("spk_test", ["fred"])
+    corpus.write()
+
+
+def change_audio(corpus):
+    corpus.add_audio(corpus.rows["train"][0]["path"], seconds=0.7)
+
+
+def touch_audio(corpus):
+    os.utime(corpus.folder / corpus.rows["test"][0]["path"], ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "change", [change_csv, add_test_set, change_audio, touch_audio]
+)
+def test_changed_input_is_prepared_again(corpus, headers_read, change):
+    corpus.prepare()
+    change(corpus)
+    paths = corpus.prepare()
+    assert len(headers_read) == 2
+    rows = read_manifest(paths["train"]) + read_manifest(paths["valid"])
+    if change is change_csv:
+        assert rows[-4]["transcription"] == "Lights"
+    if change is change_audio:
+        assert rows[0]["duration"] == "0.7"
+    if change is add_test_set:
+        assert list(paths["tests"]) == ["test", "spk_test"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slots": ["object", "action"]},
+        {"slot_values": {"location": ["none", "kitchen"]}},
+        {"train_fraction": 0.5},
+        {"sample_rate": 8000},
+    ],
+)
+def test_changed_arguments_are_prepared_again(corpus, headers_read, options):
+    corpus.prepare()
+    corpus.prepare(**options)
+    assert len(headers_read) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["train.csv", "test.csv", "slots.json", "subset.json"]
+)
+@pytest.mark.parametrize("damage", ["cut", "edited", "deleted"])
+def test_a_damaged_file_is_made_again(corpus, headers_read, name, damage):
+    corpus.prepare(train_fraction=0.5)
+    good = corpus.written()
+    content = good[name]
+    (corpus.save / name).write_bytes(
+        content[:-9] if damage == "cut" else content.replace(b"a", b"e", 1)
+    )
+    if damage == "deleted":
+        (corpus.save / name).unlink()
+    corpus.prepare(train_fraction=0.5)
+    assert len(headers_read) == 2
+    assert corpus.written() == good
+
+
+@pytest.mark.parametrize("stamp", ["", "{", "[]", "null", '{"tests": 1}'])
+def test_a_damaged_stamp_is_made_again(corpus, headers_read, stamp):
+    corpus.prepare()
+    good = corpus.written()
+    (corpus.save / "prepare.json").write_text(stamp)
+    with pytest.raises(FileNotFoundError):
+        prepare.manifest_paths(corpus.save)
+    corpus.prepare()
+    assert len(headers_read) == 2
+    assert corpus.written() == good
+
+
+def test_files_of_other_arguments_do_not_stay(corpus):
+    add_test_set(corpus)
+    corpus.prepare(train_fraction=0.5)
+    assert {"spk_test.csv", "subset.json"} <= set(corpus.written())
+    corpus.prepare(test_splits=["test"])
+    assert set(corpus.written()) == {
+        *("train.csv", "valid.csv", "test.csv", "slots.json", "prepare.json")
+    }
+
+
+def stop_at_write(monkeypatch, number):
+    """Lets the `number`-th file fail, from 0, in the moment it would appear."""
+    original, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_stop_at_any_write_is_made_good(corpus, monkeypatch, number):
+    old = {"train_fraction": 0.5}
+    corpus.prepare(**old)
+    before = corpus.written()
+    with monkeypatch.context() as patch:
+        stop_at_write(patch, number)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.prepare(train_fraction=0.25)
+    left = corpus.written()
+    assert set(left) == set(before), "a temporary file was left"
+    # A mixture is taken for neither of the two.
+    corpus.prepare(**old)
+    assert corpus.written() == before
+
+
+def test_a_stop_at_the_first_preparation_leaves_no_manifests(
+    corpus, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_at_write(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.prepare()
+    assert len(corpus.written()) == 2
+    with pytest.raises(FileNotFoundError):
+        prepare.manifest_paths(corpus.save)
+    with pytest.raises(FileNotFoundError):
+        corpus.prepare(skip_prep=True)
+
+
+def test_other_processes_find_the_manifests(corpus):
+    add_test_set(corpus)
+    paths = corpus.prepare()
+    assert prepare.manifest_paths(str(corpus.save)) == paths
+    assert paths == {
+        "train": str(corpus.save / "train.csv"),
+        "valid": str(corpus.save / "valid.csv"),
+        "tests": {
+            "test": str(corpus.save / "test.csv"),
+            "spk_test": str(corpus.save / "spk_test.csv"),
+        },
+        "slots": str(corpus.save / "slots.json"),
+        "main_test": "test",
+    }
+
+
+def test_a_prepared_folder_can_move(corpus):
+    corpus.prepare()
+    moved = corpus.save.rename(corpus.save.with_name("moved"))
+    for path in prepare.manifest_paths(moved)["tests"].values():
+        assert Path(path).is_file()
+
+
+def test_skip_prep_does_not_look_at_the_data(corpus):
+    paths = corpus.prepare()
+    corpus.csv("train").unlink()
+    assert corpus.prepare(skip_prep=True) == paths
+    Path(paths["valid"]).unlink()
+    with pytest.raises(FileNotFoundError, match="valid.csv is missing.*skip"):
+        corpus.prepare(skip_prep=True)
+
+
+# Refusals
+
+
+def rewrite(split, change):
+    """Returns a function that changes the bytes of a split's CSV file."""
+
+    def apply(corpus):
+        path = corpus.csv(split)
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
+
+
+def cell(split, row, column, value):
+    """Returns a function that changes one cell."""
+    return lambda corpus: corpus.set(split, row, column, value)
+
+
+def audio(content):
+    """Returns a function that replaces the audio of row 3 of valid."""
+
+    def apply(corpus):
+        path = corpus.folder / corpus.rows["valid"][1]["path"]
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+
+    return apply
+
+
+def no_samples(corpus):
+    corpus.add_audio(corpus.rows["valid"][1]["path"], seconds=0)
+
+
+def half_a_flac(corpus):
+    corpus.add_audio("half.flac", seconds=1)
+    path = corpus.folder / "half.flac"
+    path.write_bytes(path.read_bytes()[:9000])
+    corpus.set("valid", 3, "path", "half.flac")
+
+
+def a_folder_for_audio(corpus):
+    (corpus.folder / "folder.wav").mkdir()
+    corpus.set("valid", 3, "path", "folder.wav")
+
+
+def no_test_set(corpus):
+    corpus.csv("test").unlink()
+
+
+def many_missing(corpus):
+    for row in corpus.rows["train"][4:]:
+        (corpus.folder / row["path"]).unlink()
+
+
+def copy_row(source, target):
+    """Returns a function that appends the first row of a split to a split."""
+
+    def apply(corpus):
+        row = {**corpus.rows[source][0], "speakerId": "greta"}
+        corpus.rows[target].append(row)
+        corpus.write()
+
+    return apply
+
+
+def same_name_as_flac(corpus):
+    corpus.add_audio("wavs/speakers/anna/train-000.flac")
+    corpus.set("train", 4, "path", "wavs/speakers/anna/train-000.flac")
+
+
+MISSING, WRONG = FileNotFoundError, ValueError
+TRAIN_CSV, VALID_CSV, TEST_CSV = (
+    f"data/{split}_data.csv" for split in ("train", "valid", "test")
+)
+AUDIO = "wavs/speakers/dora/valid-001.wav"
+
+# What is done to the corpus or asked for, and what the message must name.
+REFUSALS = {
+    "data folder": (
+        lambda corpus: corpus.folder.rename(corpus.folder.with_name("x")),
+        *({}, MISSING, ["/corpus does not exist", "correct data_folder"]),
+    ),
+    "train csv": (
+        lambda corpus: corpus.csv("train").unlink(),
+        *({}, MISSING, [TRAIN_CSV, "does not exist", "['test_data.csv'"]),
+    ),
+    "csv folder": (
+        lambda corpus: None,
+        {"csv_folder": "nowhere"},
+        *(MISSING, ["nowhere/train_data.csv", "(and 1 more)", "csv_folder"]),
+    ),
+    "no test csv": (
+        no_test_set,
+        *({}, MISSING, ["no test set in", "test_data.csv", "train_data"]),
+    ),
+    "given test csv": (
+        lambda corpus: None,
+        {"test_splits": ["test", "far_test"]},
+        *(MISSING, ["far_test_data.csv", "does not exist"]),
+    ),
+    "train as test": (
+        lambda corpus: None,
+        {"test_splits": ["train"]},
+        *(WRONG, ["test_splits", "neither train nor valid"]),
+    ),
+    "test twice": (
+        lambda corpus: None,
+        {"test_splits": ["test", "test"]},
+        *(WRONG, ["test_splits", "once"]),
+    ),
+    "no test set asked": (
+        lambda corpus: None,
+        {"test_splits": []},
+        *(MISSING, ["no test set"]),
+    ),
+    "not UTF-8": (
+        rewrite("valid", lambda b: b.replace("’".encode(), b"\x92")),
+        *({}, WRONG, [VALID_CSV, "row 4", "not UTF-8", "save the file as"]),
+    ),
+    "nothing in csv": (
+        rewrite("valid", lambda b: b""),
+        *({}, WRONG, [VALID_CSV, "no utterances"]),
+    ),
+    "header alone": (
+        rewrite("valid", lambda b: b.splitlines()[0]),
+        *({}, WRONG, [VALID_CSV, "no utterances"]),
+    ),
+    "open quote": (
+        rewrite("valid", lambda b: b + b'4,"wavs/x.wav,x,x,x,x,x\r\n'),
+        *({}, WRONG, [VALID_CSV, "line 6", "not CSV", "quotes"]),
+    ),
+    "missing column": (
+        rewrite("test", lambda b: b.replace(b"object", b"Object")),
+        *({}, WRONG, [TEST_CSV, "'object' not", "'Object', 'location'"]),
+    ),
+    "missing own column": (
+        rewrite("test", lambda b: b.replace(b"speakerId", b"speaker")),
+        *({}, WRONG, [TEST_CSV, "'speakerId' not", "'speaker'"]),
+    ),
+    "column twice": (
+        rewrite("test", lambda b: b.replace(b"object", b"action")),
+        *({}, WRONG, [TEST_CSV, "'action' twice"]),
+    ),
+    "comma without quotes": (
+        rewrite("train", lambda b: b.replace(b'"', b"")),
+        {},
+        WRONG,
+        [TRAIN_CSV, "row 4 has 8 cells", "header 7", "(and 2 more)", "quotes"],
+    ),
+    "empty slot": (
+        cell("train", 5, "object", " "),
+        *({}, WRONG, [TRAIN_CSV, "row 5", "slot 'object' is empty"]),
+    ),
+    "empty transcription": (
+        cell("train", 3, "transcription", ""),
+        *({}, WRONG, [TRAIN_CSV, "row 3", "'transcription' is empty"]),
+    ),
+    "no word": (
+        cell("train", 3, "transcription", "?!"),
+        *({}, WRONG, [TRAIN_CSV, "row 3", "'?!' holds no word"]),
+    ),
+    "empty speaker": (
+        cell("train", 3, "speakerId", ""),
+        *({}, WRONG, [TRAIN_CSV, "row 3", "'speakerId' is empty"]),
+    ),
+    "path upwards": (
+        cell("test", 3, "path", "wavs/../../secret.wav"),
+        *({}, WRONG, [TEST_CSV, "row 3", "wavs/../../secret.wav", "out of"]),
+    ),
+    "absolute path": (
+        cell("test", 3, "path", "/etc/hostname.wav"),
+        *({}, WRONG, [TEST_CSV, "row 3", "/etc/hostname.wav", "out of"]),
+    ),
+    "variable in a path": (
+        cell("test", 3, "path", "wavs/$home.wav"),
+        *({}, WRONG, [TEST_CSV, "row 3", "'path'", "$home"]),
+    ),
+    "variable in a slot": (
+        cell("test", 3, "object", "$lamp"),
+        *({}, WRONG, [TEST_CSV, "row 3", "'object'", "$lamp"]),
+    ),
+    "value not in slot_values": (
+        cell("valid", 4, "location", "Kitchen"),
+        {"slot_values": {"location": ["kitchen", "none"]}},
+        WRONG,
+        [VALID_CSV, "row 4", "'location'", "'Kitchen'", "['kitchen', 'none']"],
+    ),
+    "same row": (
+        copy_row("train", "train"),
+        *({}, WRONG, [TRAIN_CSV, "row 14", "train-000", "row 2", "keep one"]),
+    ),
+    "train row in test": (
+        copy_row("train", "test"),
+        *({}, WRONG, [TEST_CSV, "row 6", "train-000", "train_data.csv, row 2"]),
+    ),
+    "valid row in test": (
+        copy_row("valid", "test"),
+        *({}, WRONG, [TEST_CSV, "row 6", "valid-000", "valid_data.csv, row 2"]),
+    ),
+    "two files of one ID": (
+        same_name_as_flac,
+        *({}, WRONG, [TRAIN_CSV, "row 4", "000.flac", "000.wav", "row 2"]),
+    ),
+    "missing audio": (
+        audio(None),
+        *({}, MISSING, [VALID_CSV, "row 3", AUDIO, "does not exist"]),
+    ),
+    "many missing audio": (
+        many_missing,
+        *({}, MISSING, [TRAIN_CSV, "row 6", "train-004", "(and 7 more)"]),
+    ),
+    "folder for audio": (
+        a_folder_for_audio,
+        *({}, MISSING, [VALID_CSV, "row 3", "folder.wav", "does not exist"]),
+    ),
+    "corrupt audio": (
+        audio(b"not audio at all"),
+        *({}, WRONG, [VALID_CSV, "row 3", AUDIO, "cannot be read", "intact"]),
+    ),
+    "empty audio file": (
+        audio(b""),
+        *({}, WRONG, [VALID_CSV, "row 3", AUDIO, "cannot be read"]),
+    ),
+    "half a flac": (
+        half_a_flac,
+        *({}, WRONG, [VALID_CSV, "row 3", "half.flac", "cannot be read"]),
+    ),
+    "no samples": (
+        no_samples,
+        *({}, WRONG, [VALID_CSV, "row 3", AUDIO, "has no samples"]),
+    ),
+    "no slots": (
+        lambda corpus: None,
+        *({"slots": []}, WRONG, ["slots must name at least one"]),
+    ),
+    "slot twice": (
+        lambda corpus: None,
+        *({"slots": ["action", "action"]}, WRONG, ["each once"]),
+    ),
+    "slot of a manifest's name": (
+        lambda corpus: None,
+        *({"slots": ["transcription"]}, WRONG, ["'transcription' cannot be"]),
+    ),
+    "values of no slot": (
+        lambda corpus: None,
+        {"slot_values": {"colour": ["red"]}},
+        *(WRONG, ["'colour'", "['action', 'object', 'location']"]),
+    ),
+    "values that YAML changed": (
+        lambda corpus: None,
+        {"slot_values": {"location": ["none", True]}},
+        *(WRONG, ["'location'", "True", "quote"]),
+    ),
+    "draw of nothing": (
+        lambda corpus: None,
+        {"train_fraction": 0.01},
+        *(WRONG, ["train_fraction 0.01 of 12 utterances is none", "raise it"]),
+    ),
+    "negative seed": (
+        lambda corpus: None,
+        {"train_fraction": 0.5, "subset_seed": -1},
+        *(WRONG, ["subset_seed", "-1"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_wrong_is_said_before_anything_is_written(corpus, case):
+    damage, options, kind, parts = REFUSALS[case]
+    damage(corpus)
+    with pytest.raises(kind) as error:
+        corpus.prepare(**options)
+    message = str(error.value)
+    for part in parts:
+        assert part in message
+    # One sentence.
+    assert message.endswith(".") and ". " not in message
+    assert "\n" not in message
+    assert not corpus.save.exists()
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan"), "10%", None])
+def test_a_fraction_is_above_0_and_at_most_1(corpus, fraction):
+    with pytest.raises(ValueError, match="train_fraction must be above 0"):
+        corpus.prepare(train_fraction=fraction)
+    assert not corpus.save.exists()
+
+
+def test_a_refusal_leaves_earlier_manifests_alone(corpus):
+    corpus.prepare()
+    before = corpus.written()
+    corpus.set("train", 3, "object", "")
+    with pytest.raises(ValueError):
+        corpus.prepare()
+    assert corpus.written() == before
+
+
+# Corpora beside the repository
+
+
+def needs(name):
+    """Skips where a corpus is not beside the repository."""
+    return pytest.mark.skipif(
+        not (SHARED / name).is_dir(), reason=f"{name} is not here"
+    )
+
+
+@needs("commands")
+def test_the_synthetic_commands(tmp_path):
+    paths = prepare.prepare_fsc(SHARED / "commands", tmp_path, SLOTS)
+    assert SlotSchema.load(paths["slots"]).sizes == [6, 14, 4]
+    assert len(ids(paths["train"])) == 5484
+    assert len(ids(paths["valid"])) == 1074
+    assert len(ids(paths["tests"]["test"])) == 2300
+
+
+@needs("commands")
+def test_the_synthetic_unseen_splits(tmp_path):
+    folder = SHARED / "commands"
+    options = {"train_fraction": 0.01, "csv_folder": folder / "unseen_splits"}
+    paths = prepare.prepare_fsc(folder, tmp_path, SLOTS, **options)
+    assert SlotSchema.load(paths["slots"]).sizes == [6, 14, 4]
+    sizes = {name: len(ids(path)) for name, path in paths["tests"].items()}
+    assert sizes == {"spk_test": 1783, "both_test": 446, "utt_test": 1106}
+    assert list(sizes)[0] == paths["main_test"] == "spk_test"
+    assert len(ids(paths["train"])) == 44
+    assert len(ids(paths["valid"])) == 817
+
+
+@needs("coffee-orders")
+def test_six_other_slots(tmp_path):
+    slots = ["drink", "shots", "roast", "size", "milk", "sweetener"]
+    paths = prepare.prepare_fsc(SHARED / "coffee-orders", tmp_path, slots)
+    schema = SlotSchema.load(paths["slots"])
+    assert (schema.names, schema.sizes) == (slots, [10, 4, 4, 8, 7, 4])
+    sizes = [len(ids(paths[split])) for split in ("train", "valid")]
+    assert sizes + [len(ids(paths["tests"]["test"]))] == [249, 67, 109]
