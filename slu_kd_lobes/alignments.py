@@ -1,12 +1,14 @@
 """Phones and words in time: label tracks and the targets of encoder frames.
 
-An alignment is a list of ``[label, start, end]`` in seconds. A label track is
-its sampled form, one class every 10 ms; it can be cropped with the waveform.
+An alignment is a list of ``[label, start, end]`` in seconds; a manifest keeps
+it as text. A label track is its sampled form, one class every 10 ms, which can
+be cropped with the waveform.
 
 Source: Lugosch et al. 2019, section 4.1 (frame-level pre-training targets).
 """
 
 import json
+import re
 from collections import Counter
 
 import torch
@@ -23,6 +25,102 @@ PHONES = tuple(
 
 #: The word class of silence.
 SILENCE = ""
+
+#: How aligners write a word that is none.
+SILENT_WORDS = ("", "<sil>", "<s>", "</s>", "<eps>")
+
+
+def phone_name(label):
+    """The name of a phone in `PHONES`, however the aligner writes it.
+
+    Arguments
+    ---------
+    label : str
+        A phone, perhaps with its stress (``AH0``); no label is silence.
+
+    Returns
+    -------
+    str
+        Upper case, or ``sil``, ``sp`` or ``spn``.
+
+    Example
+    -------
+    >>> [phone_name(label) for label in ["AH0", "SIL", "", "sp", "spn"]]
+    ['AH', 'sil', 'sil', 'sp', 'spn']
+    """
+    phone = label.strip().rstrip("0123456789")
+    if phone.lower() in ("", "sil", "sp", "spn"):
+        return phone.lower() or "sil"
+    return phone.upper()
+
+
+def word_name(label):
+    """A word as the vocabulary has it, however the aligner writes it.
+
+    Arguments
+    ---------
+    label : str
+        A word, perhaps with the number of its pronunciation (``on(2)``).
+
+    Returns
+    -------
+    str
+        Lower case; `SILENCE` where no word is. ``<unk>`` stays, and as no
+        vocabulary has it, nothing is learnt from it.
+
+    Example
+    -------
+    >>> [word_name(label) for label in ["on(2)", "<sil>", "", "<unk>", "IT'S"]]
+    ['on', '', '', '<unk>', "it's"]
+    """
+    word = " ".join(label.lower().split())
+    return SILENCE if word in SILENT_WORDS else re.sub(r"\(\d+\)$", "", word)
+
+
+def pack_alignment(intervals):
+    """Writes an alignment as text: a tenth of the memory of its list.
+
+    Arguments
+    ---------
+    intervals : list
+        ``[label, start, end]`` in seconds. Labels hold no tab or line break.
+
+    Returns
+    -------
+    str
+        A line an interval, its three parts separated by tabs.
+
+    Example
+    -------
+    >>> pack_alignment([["HH", 0.5, 0.6], ["AY", 0.6, 0.72]])
+    'HH\\t0.5\\t0.6\\nAY\\t0.6\\t0.72'
+    """
+    return "\n".join(
+        f"{label}\t{round(start, 4)}\t{round(end, 4)}"
+        for label, start, end in intervals
+    )
+
+
+def unpack_alignment(text):
+    """Reads what `pack_alignment` wrote.
+
+    Arguments
+    ---------
+    text : str
+        A line an interval.
+
+    Returns
+    -------
+    list
+        ``[label, start, end]`` in seconds.
+
+    Example
+    -------
+    >>> unpack_alignment("HH\\t0.5\\t0.6\\nAY\\t0.6\\t0.72")
+    [['HH', 0.5, 0.6], ['AY', 0.6, 0.72]]
+    """
+    rows = (line.split("\t") for line in text.split("\n") if line)
+    return [[label, float(start), float(end)] for label, start, end in rows]
 
 
 def label_track(intervals, labels, duration):
@@ -96,7 +194,7 @@ def frequent_words(manifest, num_words):
     Arguments
     ---------
     manifest : str or Path
-        JSON manifest with ``words`` alignments or transcriptions.
+        JSON manifest with transcriptions.
     num_words : int
         Size of the vocabulary, silence included.
 

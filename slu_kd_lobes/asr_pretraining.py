@@ -8,11 +8,15 @@ Source: Lugosch et al. 2019, section 3.1 (loss = CE_phoneme + CE_word).
 
 import torch
 import torch.nn.functional as F
+from speechbrain.utils.edit_distance import accumulatable_wer_stats
 
-from slu_kd_lobes.alignments import frame_targets
+from slu_kd_lobes.alignments import PHONES, frame_targets
 
 PHONEME_FRAME = 0.04  # seconds
 WORD_FRAME = 0.16  # seconds
+
+#: What CTC tells apart at phoneme rate; the blank comes on top.
+LETTERS = "abcdefghijklmnopqrstuvwxyz' "
 
 
 def ctc_collapse(path, blank=0):
@@ -42,7 +46,7 @@ def ctc_collapse(path, blank=0):
 class FrameObjective(torch.nn.Module):
     """Cross entropy of the phoneme and the word at every frame.
 
-    Frames whose word or phone is unknown do not count.
+    Needs alignments. Frames whose word or phone is unknown do not count.
 
     Example
     -------
@@ -57,7 +61,37 @@ class FrameObjective(torch.nn.Module):
     (5.9349, {'phoneme': 16, 'word': 4})
     """
 
+    aligned = True
+    measures = {
+        "phoneme": "phones, share of 40 ms frames",
+        "word": "words, share of 160 ms frames",
+    }
     steps = {"phoneme": PHONEME_FRAME, "word": WORD_FRAME}
+
+    @staticmethod
+    def classes(words):
+        """Numbers the 42 phones and the words, silence among them.
+
+        Arguments
+        ---------
+        words : list
+            The vocabulary, silence (an empty word) first.
+
+        Returns
+        -------
+        dict
+            Class of each label, for ``phoneme`` and ``word``.
+
+        Example
+        -------
+        >>> classes = FrameObjective.classes(["", "the"])
+        >>> len(classes["phoneme"]), classes["word"]
+        (42, {'': 0, 'the': 1})
+        """
+        return {
+            "phoneme": {phone: i for i, phone in enumerate(PHONES)},
+            "word": {word: i for i, word in enumerate(words)},
+        }
 
     def forward(self, logits, lengths, tracks, speed=1.0):
         """Returns the loss and the frame counts for the accuracy.
@@ -119,6 +153,38 @@ class CTCObjective(torch.nn.Module):
     {'phoneme': 3, 'word': 3}
     """
 
+    aligned = False
+    measures = {
+        "phoneme": "letters, 100 - error rate",
+        "word": "words, 100 - error rate",
+    }
+
+    @staticmethod
+    def classes(words):
+        """Numbers the 28 letters and the words from 1 up.
+
+        Arguments
+        ---------
+        words : list
+            The vocabulary, silence (an empty word) first: CTC knows none,
+            and its class is that of the blank.
+
+        Returns
+        -------
+        dict
+            Class of each label, for ``phoneme`` (the letters) and ``word``.
+
+        Example
+        -------
+        >>> classes = CTCObjective.classes(["", "the"])
+        >>> classes["phoneme"]["a"], classes["phoneme"][" "], classes["word"]
+        (1, 28, {'the': 1})
+        """
+        return {
+            "phoneme": {letter: i for i, letter in enumerate(LETTERS, start=1)},
+            "word": {word: i for i, word in enumerate(words) if word},
+        }
+
     def forward(self, logits, lengths, targets, speed=1.0):
         """Returns the loss and the label counts for the accuracy.
 
@@ -143,8 +209,6 @@ class CTCObjective(torch.nn.Module):
         total : dict
             Number of labels, by level.
         """
-        from speechbrain.utils.edit_distance import accumulatable_wer_stats
-
         loss, correct, total = 0.0, {}, {}
         for level, labels in targets.items():
             log_probs = logits[level].float().log_softmax(-1)

@@ -6,7 +6,7 @@ import torchaudio
 from speechbrain.dataio import audio_io
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _resampler(from_rate, to_rate):
     return torchaudio.transforms.Resample(from_rate, to_rate)
 

@@ -109,7 +109,9 @@ class UtteranceDataset(torch.utils.data.Dataset):
     Example
     -------
     >>> def read(indices):
-    ...     return torch.zeros(len(indices), 5, 1), torch.full((len(indices),), 5)
+    ...     return torch.zeros(len(indices), 5, 1), torch.full(
+    ...         (len(indices),), 5
+    ...     )
     >>> data = UtteranceDataset(
     ...     ids=["a", "b"],
     ...     read=read,

@@ -219,7 +219,12 @@ class FeatureStore:
             shards.append(
                 self._encode(
                     [wavs[i] for i in order],
-                    [durations[i] if durations is not None else 2.5 for i in order],
+                    [
+                        durations[i] if durations is not None else 2.5
+                        for i in order
+                    ],
+                    # Never the name of another shard: that is still in use.
+                    sha256("\n".join(missing).encode())[:16],
                 )
             )
         return self._join(shards, hashes)
@@ -231,7 +236,7 @@ class FeatureStore:
             try:
                 shard = json.loads(path.read_text(encoding="utf-8"))
                 self._map_frames(path, shard, verify=True)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning(
                     f"{path} or its frames are damaged ({error}): they are "
                     "deleted and the features computed again"
@@ -243,15 +248,16 @@ class FeatureStore:
         return shards
 
     def _map_frames(self, path, shard, verify=False):
-        frames = np.memmap(
-            path.with_suffix(".bin"), dtype=self.dtype, mode="c"
-        )
+        frames = np.memmap(path.with_suffix(".bin"), dtype=self.dtype, mode="c")
         if shard["made_from"] != self.made_from:
             raise ValueError("made from another encoder")
         if frames.size != shard["frames"] * shard["channels"]:
             raise ValueError("wrong size")
-        if verify and sha256(frames) != shard["sha256"]:
-            raise ValueError("wrong checksum")
+        if verify:
+            digest = hashlib.sha256(frames)
+            digest.update(_index_bytes(shard["items"], shard["files"]))
+            if digest.hexdigest() != shard["sha256"]:
+                raise ValueError("wrong checksum")
         return torch.from_numpy(frames).view(-1, shard["channels"])
 
     @staticmethod
@@ -270,11 +276,10 @@ class FeatureStore:
         return hashes
 
     @torch.inference_mode()
-    def _encode(self, wavs, durations):
+    def _encode(self, wavs, durations, name):
         """Encodes files into a new shard and returns its index."""
         self.encoder.eval()
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = sha256("\n".join(map(os.path.abspath, wavs)).encode())[:16]
         part = self.folder / f"{name}.{os.getpid()}.part"
         loader = torch.utils.data.DataLoader(
             _AudioFiles(wavs, self.sample_rate),
@@ -307,6 +312,7 @@ class FeatureStore:
             part.replace(self.folder / f"{name}.bin")
         finally:
             part.unlink(missing_ok=True)
+        digest.update(_index_bytes(items, files))
         shard = {
             "made_from": self.made_from,
             "frames": frames,
@@ -354,6 +360,11 @@ def sha256(data):
     'ba7816bf'
     """
     return hashlib.sha256(data).hexdigest()
+
+
+def _index_bytes(items, files):
+    """What the checksum of a shard covers beside its frames."""
+    return json.dumps([items, files]).encode()
 
 
 class _AudioFiles(torch.utils.data.Dataset):

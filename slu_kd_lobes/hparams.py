@@ -18,6 +18,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
+from slu_kd_lobes.text import write_text_atomically
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,8 +63,7 @@ def _check_type(key, old, new, source):
     if not fits:
         kind = "True or False" if isinstance(old, bool) else "a number"
         raise ValueError(
-            f"{source}: '{key}' must be {kind}, as {old} is; it is "
-            f"{str(new)!r}"
+            f"{source}: '{key}' must be {kind}, as {old} is; it is {str(new)!r}"
         )
 
 
@@ -213,9 +214,38 @@ def plain_values(text):
     for key, value in _parse(text, "the YAML").items():
         out = io.StringIO()
         _yaml().dump(CommentedMap({key: value}), out)
-        lines = (line.split(" #")[0].rstrip() for line in out.getvalue().splitlines())
+        lines = (
+            line.split(" #")[0].rstrip() for line in out.getvalue().splitlines()
+        )
         values[key] = "\n".join(line for line in lines if line)
     return values
+
+
+def save_yaml(folder, text):
+    """Saves the complete YAML of a run, which can itself be run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of the run.
+    text : str
+        The complete YAML.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> save_yaml(folder, "lr: 0.1\\nhalf: !ref <lr> / 2\\n")
+    >>> print((folder / "hyperparams.yaml").read_text(), end="")
+    lr: 0.1
+    half: 0.05
+    """
+    resolved = resolve_references(text).getvalue()
+    write_text_atomically(Path(folder) / "hyperparams.yaml", resolved)
+
+
+#: Keys that may change when a run goes on: they shape no number.
+FREE_KEYS = ("num_workers", "skip_prep", "test_epoch")
 
 
 def check_same_run(folder, text):
@@ -239,7 +269,11 @@ def check_same_run(folder, text):
     old = plain_values(saved.read_text(encoding="utf-8"))
     # The saved copy has its references resolved.
     new = plain_values(resolve_references(text).getvalue())
-    differing = [key for key in new | old if old.get(key) != new.get(key)]
+    differing = [
+        key
+        for key in {**new, **old}
+        if old.get(key) != new.get(key) and key not in FREE_KEYS
+    ]
     if differing:
         raise ValueError(
             f"{folder} holds a run of another configuration (different: "

@@ -56,7 +56,9 @@ class SlotCrossEntropy(torch.nn.Module):
     >>> loss = SlotCrossEntropy()
     >>> slices = {"action": slice(0, 2), "object": slice(2, 5)}
     >>> targets = torch.tensor([[0, 2]])
-    >>> round(loss(torch.zeros(1, 5), targets, slices).item(), 4)  # log 2 + log 3
+    >>> round(
+    ...     loss(torch.zeros(1, 5), targets, slices).item(), 4
+    ... )  # log 2 + log 3
     1.7918
     """
 
@@ -145,7 +147,10 @@ class MSEDistance(ElementwiseDistance):
 
     Example
     -------
-    >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[4.0, 1.0]])
+    >>> student, teacher = (
+    ...     torch.tensor([[1.0, 0.0]]),
+    ...     torch.tensor([[4.0, 1.0]]),
+    ... )
     >>> MSEDistance()(student, teacher)  # (9 + 1) / 2
     tensor(5.)
     >>> MSEDistance(reduction="sum")(student, teacher)
@@ -165,7 +170,10 @@ class SmoothL1Distance(ElementwiseDistance):
 
     Example
     -------
-    >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[4.0, 0.5]])
+    >>> student, teacher = (
+    ...     torch.tensor([[1.0, 0.0]]),
+    ...     torch.tensor([[4.0, 0.5]]),
+    ... )
     >>> SmoothL1Distance()(student, teacher)  # ((3 - 0.5) + 0.5 * 0.25) / 2
     tensor(1.3125)
     """
@@ -182,7 +190,10 @@ class L1Distance(ElementwiseDistance):
 
     Example
     -------
-    >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[4.0, 0.5]])
+    >>> student, teacher = (
+    ...     torch.tensor([[1.0, 0.0]]),
+    ...     torch.tensor([[4.0, 0.5]]),
+    ... )
     >>> L1Distance()(student, teacher)  # (3 + 0.5) / 2
     tensor(1.7500)
     """
@@ -219,8 +230,7 @@ class KLDistance(torch.nn.Module):
         super().__init__()
         if not temperature > 0:
             raise ValueError(
-                f"temperature {temperature} is not possible: it must be "
-                "above 0"
+                f"temperature {temperature} is not possible: it must be above 0"
             )
         self.temperature = temperature
 

@@ -141,16 +141,16 @@ def plot_learning_curves(history, path):
     """
     panels = {
         "intent error (%)": ["train_error", "valid_error"],
-        "loss": ["ce", "kd"],
-        "weight": ["beta", "gamma"],
+        "loss": ["train_ce", "train_kd"],
+        "weight": ["train_beta", "train_gamma"],
     }
     labels = {
         "train_error": "train",
         "valid_error": "valid",
-        "ce": "cross entropy",
-        "kd": "distillation",
-        "beta": "β: weight of distillation",
-        "gamma": "γ: share of the professor",
+        "train_ce": "cross entropy",
+        "train_kd": "distillation",
+        "train_beta": "β: weight of distillation",
+        "train_gamma": "γ: share of the professor",
     }
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for axis, (title, names) in zip(axes, panels.items()):
@@ -230,7 +230,8 @@ def results_table(metrics):
     slots = list(next(iter(metrics.values()))["slot_error"])
     lines = [
         f"{'test set':<12} {'utterances':>10} {'errors':>8} "
-        f"{'intent error':>13}" + "".join(f"{s:>{max(8, len(s) + 2)}}" for s in slots)
+        f"{'intent error':>13}"
+        + "".join(f"{s:>{max(8, len(s) + 2)}}" for s in slots)
     ]
     for name, block in metrics.items():
         errors = round(block["n"] * block["intent_error"] / 100)

@@ -340,6 +340,9 @@ class SincNetFrontEnd(torch.nn.Module):
             Frames of each item, [batch].
         """
         stride = self.sinc.stride
+        # The last filters of an item reach into its padding, and augmentation
+        # leaves noise there.
+        wavs = mask_padding(wavs.unsqueeze(-1), lengths).squeeze(-1)
         if lengths is not None:
             lengths = torch.div(lengths + stride - 1, stride).long()
         # After the absolute value a masked frame never wins the max pooling.

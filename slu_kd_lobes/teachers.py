@@ -301,7 +301,6 @@ and the teacher is trained again
             )
             if other:
                 raise ValueError(
-                    f"{path} was made from another {', '.join(other)}: "
-                    f"{remedy}"
+                    f"{path} was made from another {', '.join(other)}: {remedy}"
                 )
         return table

@@ -28,13 +28,9 @@ from speechbrain.dataio.dataio import read_audio
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.data_pipeline import provides, takes
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 
-from slu_kd_lobes.alignments import (
-    PHONES,
-    frequent_words,
-    label_track,
-)
+from slu_kd_lobes.alignments import PHONES, frequent_words, label_track
 
 LEVELS = ("phoneme", "word")
 

@@ -366,7 +366,7 @@ def kokoro_engine(voices_archive, scratch):
 
 def flite_engine(scratch):
     """Return the engine that calls the ``flite`` program."""
-    wav = str(scratch / "flite.wav")
+    wav = scratch / "flite.wav"
     known = run_program(["flite", "-lv"]).decode().split()
 
     def speak(voice, text, rng):
@@ -375,7 +375,7 @@ def flite_engine(scratch):
         stretch = f"duration_stretch={rng.uniform(0.9, 1.15):.2f}"
         run_program(
             ["flite", "-voice", voice, "--setf", stretch]
-            + ["-t", text, "-o", wav]
+            + ["-t", text, "-o", str(wav)]
         )
         return sf.read(wav, dtype="float32")
 
@@ -384,15 +384,18 @@ def flite_engine(scratch):
 
 def festival_engine(scratch):
     """Return the engine that calls Festival's ``text2wave`` program."""
-    wav = str(scratch / "festival.wav")
+    wav = scratch / "festival.wav"
 
     def speak(voice, text, rng):
         stretch = f"(Parameter.set 'Duration_Stretch {rng.uniform(0.9, 1.15)})"
+        wav.unlink(missing_ok=True)
         run_program(
             ["text2wave", "-eval", f"(voice_{voice}_diphone)"]
-            + ["-eval", stretch, "-o", wav],
+            + ["-eval", stretch, "-o", str(wav)],
             text,
         )
+        if not wav.exists():  # Festival does not tell by its exit status.
+            raise CorpusError(f"Festival has no voice {voice}.")
         return sf.read(wav, dtype="float32")
 
     return speak
@@ -434,9 +437,8 @@ def run_program(command, text=""):
         command, input=text.encode(), capture_output=True, check=False
     )
     if result.returncode:
-        raise CorpusError(
-            f"{command[0]} failed: {result.stderr.decode().strip()}"
-        )
+        lines = result.stderr.decode().strip().splitlines()
+        raise CorpusError(f"{command[0]} failed: {''.join(lines[-1:])}")
     return result.stdout
 
 

@@ -20,7 +20,6 @@ Authors
 
 import json
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from functools import partial
@@ -35,7 +34,6 @@ from speechbrain.utils.data_utils import batch_pad_right
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from torch.utils.tensorboard import SummaryWriter
-from train_teacher import get_teacher_table
 
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.batching import UtteranceDataset
@@ -45,6 +43,7 @@ from slu_kd_lobes.hparams import (
     check_same_run,
     load_hparams,
     one_sentence_errors,
+    save_yaml,
 )
 from slu_kd_lobes.metrics import slot_metrics, slot_predictions
 from slu_kd_lobes.provenance import (
@@ -63,6 +62,7 @@ from slu_kd_lobes.report import (
     write_predictions,
 )
 from slu_kd_lobes.slots import SlotSchema
+from train_teacher import get_teacher_table
 
 logger = get_logger(__name__)
 
@@ -92,7 +92,7 @@ class SLUBrain(sb.Brain):
             self.indices += batch.indices
             return ce
         errors = intent_errors(logits.detach(), targets, slices)
-        self.note(len(errors), ce=ce, train_error=100 * errors.mean())
+        self.note(len(errors), ce=ce, error=100 * errors.mean())
         if not len(self.teacher_logits):
             return ce
         rows = batch.teacher_rows.T.to(self.device)
@@ -160,13 +160,18 @@ class SLUBrain(sb.Brain):
         if stage == sb.Stage.TEST:
             self.outputs = logits, targets, self.indices
             return
+        valid_stats = {
+            "loss": float(stage_loss),
+            "error": self.metrics["intent_error"],
+        }
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch}, self.train_stats, valid_stats
+        )
         stats = {
-            **self.train_stats,
-            "valid_loss": float(stage_loss),
-            "valid_error": self.metrics["intent_error"],
+            **{f"train_{k}": v for k, v in self.train_stats.items()},
+            **{f"valid_{k}": v for k, v in valid_stats.items()},
         }
         self.history.epochs.append({"epoch": epoch, **stats})
-        self.hparams.train_logger.log_stats({"epoch": epoch}, stats)
         for name, value in stats.items():
             self.tensorboard.add_scalar(name, value, epoch)
         self.checkpointer.save_and_keep_only(
@@ -178,9 +183,7 @@ class SLUBrain(sb.Brain):
         """Metrics and outputs of a data set, with the epoch to be tested."""
         self.dataset = dataset
         best = "valid_error" if self.hparams.test_epoch == "best" else None
-        self.evaluate(
-            dataset.loader(self.hparams.batch_size), min_key=best
-        )
+        self.evaluate(dataset.loader(self.hparams.batch_size), min_key=best)
         return self.metrics, self.outputs
 
 
@@ -221,7 +224,9 @@ def dataio_prep(hparams, manifests, schema, tables, store):
         pipelines[name].set_output_keys(["sig"])
     if store is not None:
         everything = [row for name in splits for row in rows[name]]
-        store.load(*([row[key] for row in everything] for key in ("wav", "duration")))
+        store.load(
+            *([row[key] for row in everything] for key in ("wav", "duration"))
+        )
     datasets = {}
     for name in splits:
         ids, wavs, durations, targets, teacher_rows = zip(
@@ -287,13 +292,13 @@ def make_store(hparams, encoder, run_opts):
     )
 
 
-def get_tables(hparams, hparams_file, run_opts):
+def get_tables(hparams, run_opts):
     """The teachers' tables, in the order of the configuration."""
     keys = ("data_folder", "csv_folder", "slots", "slot_values", "test_splits")
     keys += ("teacher_folder", "text_encoder")
     overrides = {key: hparams[key] for key in keys}
     overrides.update(hparams["teacher_overrides"])
-    folder = Path(hparams_file).resolve().parent
+    folder = Path(__file__).resolve().parent / "hparams"
     return [
         get_teacher_table(
             folder / f"{name}.yaml", json.dumps(overrides), run_opts
@@ -373,13 +378,8 @@ def main(arguments):
         hparams, text = load_hparams(hparams_file, overrides)
         check_same_run(hparams["output_folder"], text)
         check_writable(hparams["output_folder"], megabytes=100)
-        with tempfile.TemporaryDirectory() as folder:
-            complete = Path(folder) / Path(hparams_file).name
-            complete.write_text(text, encoding="utf-8")
-            sb.create_experiment_directory(
-                experiment_directory=hparams["output_folder"],
-                hyperparams_to_save=complete,
-            )
+        sb.create_experiment_directory(hparams["output_folder"])
+        run_on_main(save_yaml, [hparams["output_folder"], text])
         manifests = timed(
             "prepare",
             run_on_main,
@@ -398,9 +398,7 @@ def main(arguments):
             },
         )
         schema = SlotSchema.load(manifests["slots"])
-        tables = timed(
-            "teacher", get_tables, hparams, hparams_file, run_opts
-        )
+        tables = timed("teacher", get_tables, hparams, run_opts)
         encoder = make_encoder(hparams, run_opts["device"])
         store = make_store(hparams, encoder, run_opts)
         datasets = timed(

@@ -69,7 +69,12 @@ def read_transcripts(manifest, schema):
 def teacher_identity(hparams, text, schema, transcripts):
     """What a table is made from; anything else makes it another table."""
     settings = plain_values(text)
-    for place in ("data_folder", "csv_folder", "teacher_folder", "text_encoder"):
+    for place in (
+        "data_folder",
+        "csv_folder",
+        "teacher_folder",
+        "text_encoder",
+    ):
         settings.pop(place)
     return {
         "settings": sha256(json.dumps(settings).encode()),
@@ -154,11 +159,19 @@ def get_teacher_table(hparams_file, overrides, run_opts):
     """
     hparams, text = load_hparams(hparams_file, overrides)
     name, folder = hparams["name"], Path(hparams["teacher_folder"])
-    manifest_folder = folder / "manifests" / sha256(
-        json.dumps(
-            [hparams["data_folder"], hparams["csv_folder"], hparams["slots"]]
-        ).encode()
-    )[:12]
+    manifest_folder = (
+        folder
+        / "manifests"
+        / sha256(
+            json.dumps(
+                [
+                    hparams["data_folder"],
+                    hparams["csv_folder"],
+                    hparams["slots"],
+                ]
+            ).encode()
+        )[:12]
+    )
     keys = ("data_folder", "slots", "csv_folder", "test_splits", "slot_values")
     manifests = run_on_main(
         prepare_fsc,

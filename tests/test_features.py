@@ -1,0 +1,484 @@
+"""The feature store: the encoder's own numbers, encoded once, never stale."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from speechbrain.dataio import audio_io
+
+from slu_kd_lobes.audio import read_waveform
+from slu_kd_lobes.features import (
+    FeatureStore,
+    StoredFeatures,
+    module_fingerprint,
+)
+from slu_kd_lobes.sincnet import SincNetEncoder
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+class CountedEncoder(SincNetEncoder):
+    """Notes how many waveforms it encodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoded = 0
+
+    def forward(self, wavs, wav_lens=None):
+        self.encoded += len(wavs)
+        return super().forward(wavs, wav_lens)
+
+
+@pytest.fixture
+def encoder():
+    """In training mode, as an encoder comes from its constructor."""
+    return CountedEncoder()
+
+
+@pytest.fixture
+def wavs(tmp_path):
+    """Three files of different lengths."""
+    return [
+        write_wav(tmp_path / f"{name}.wav", samples)
+        for name, samples in {"a": 8000, "b": 12345, "c": 3001}.items()
+    ]
+
+
+def write_wav(path, samples):
+    """Writes noise and returns the path as text."""
+    audio_io.save(str(path), 0.3 * torch.randn(1, samples), 16000)
+    return str(path)
+
+
+def reference(encoder, path):
+    """Features of one file, without a store."""
+    with torch.no_grad():
+        wav = read_waveform(path, 16000)
+        return SincNetEncoder.forward(encoder.eval(), wav.unsqueeze(0))[0][0]
+
+
+def check(store, wavs, atol=1e-5):
+    """Loads files, and compares each with the encoder's own features."""
+    stored = store.load(wavs)
+    for i, wav in enumerate(wavs):
+        features, lengths = stored.batch([i])
+        expected = reference(store.encoder, wav)
+        assert lengths.tolist() == [len(expected)]
+        torch.testing.assert_close(features[0], expected, rtol=0, atol=atol)
+    return stored
+
+
+def index_and_frames(store):
+    """The only shard of a store."""
+    (index,) = store.folder.glob("*.json")
+    return index, index.with_suffix(".bin")
+
+
+def flip_byte(path, place):
+    """Changes one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_stored_features_are_those_of_the_encoder(tmp_path, encoder, wavs):
+    """In one padded batch, whatever the order of its items."""
+    stored = check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 3
+    features, lengths = stored.batch([2, 1, 0, 1])
+    assert lengths.tolist() == [2, 5, 4, 5]
+    assert features.shape == (4, 5, 256)
+    assert torch.equal(features[1], features[3])
+    for row, length, wav in zip(features, lengths, "cbab"):
+        expected = reference(encoder, str(tmp_path / f"{wav}.wav"))
+        torch.testing.assert_close(row[:length], expected, rtol=0, atol=1e-5)
+        assert not row[length:].any()
+
+
+def test_files_are_encoded_once(tmp_path, encoder, wavs):
+    """By this store and by the next one, in any order, repeated or not."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    check(store, wavs[::-1])
+    again = FeatureStore(tmp_path / "store", encoder)
+    check(again, [wavs[1], wavs[0], wavs[1]])
+    assert encoder.encoded == 3
+
+
+def test_repeated_files_are_encoded_once(tmp_path, encoder, wavs):
+    """The same path twice, and a copy of it."""
+    copy = str(tmp_path / "copy.wav")
+    shutil.copy(wavs[0], copy)
+    check(FeatureStore(tmp_path / "store", encoder), [wavs[0], wavs[0], copy])
+    assert encoder.encoded == 1
+
+
+def test_moved_and_copied_audio_is_found_again(tmp_path, encoder, wavs):
+    """Files are known by their content."""
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    moved, copied = str(tmp_path / "moved.wav"), str(tmp_path / "copied.wav")
+    shutil.copy(wavs[1], copied)
+    os.rename(wavs[0], moved)
+    check(FeatureStore(tmp_path / "store", encoder), [moved, copied, wavs[2]])
+    assert encoder.encoded == 3
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_changed_audio_is_encoded_again(tmp_path, encoder, wavs, fresh):
+    """Same name, same size, other samples; by this or the next store."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    size = os.path.getsize(wavs[0])
+    write_wav(wavs[0], 8000)
+    assert os.path.getsize(wavs[0]) == size
+    if fresh:
+        store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    assert encoder.encoded == 4
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 4
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_old_audio_keeps_its_features(tmp_path, encoder, wavs, fresh):
+    """A file that changes does not take its copy's features along."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs[:1])
+    copy = str(tmp_path / "copy.wav")
+    shutil.copy(wavs[0], copy)
+    write_wav(wavs[0], 8000)
+    if fresh:
+        store = FeatureStore(tmp_path / "store", encoder)
+    check(store, [wavs[0]])
+    check(store, [wavs[0], copy])
+    shutil.copy(copy, wavs[0])
+    check(store, [wavs[0], copy])
+    assert encoder.encoded == 2
+
+
+def test_shards_are_joined(tmp_path, encoder, wavs):
+    """Each load adds what is new; all of it reads as one."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    for n in (1, 2, 3):
+        check(store, wavs[:n])
+    check(store, [wavs[2], wavs[0], wavs[1], wavs[2]])
+    assert encoder.encoded == 3
+    assert len(list(store.folder.glob("*.json"))) == 3
+    check(FeatureStore(tmp_path / "store", encoder), wavs[::-1])
+    assert encoder.encoded == 3
+
+
+def test_durations_make_the_batches(tmp_path, encoder, wavs):
+    """Similar lengths together, within the seconds of a batch."""
+    sizes = []
+    encoder.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(tuple(inputs[0].shape))
+    )
+    store = FeatureStore(tmp_path / "store", encoder, batch_seconds=1.0)
+    stored = store.load(wavs, durations=[0.5, 0.77, 0.19])
+    assert sizes == [(2, 8000), (1, 12345)]
+    for i, wav in enumerate(wavs):
+        torch.testing.assert_close(
+            stored.batch([i])[0][0], reference(encoder, wav), rtol=0, atol=1e-5
+        )
+
+
+def test_audio_may_be_decoded_by_other_processes(tmp_path, encoder, wavs):
+    """The same features with workers."""
+    check(FeatureStore(tmp_path / "store", encoder, num_workers=2), wavs)
+
+
+def test_other_rates_are_resampled(tmp_path, encoder):
+    """Half a second at 8 kHz has as many frames as at 16 kHz."""
+    path = str(tmp_path / "slow.wav")
+    audio_io.save(path, 0.3 * torch.randn(1, 4000), 8000)
+    stored = check(FeatureStore(tmp_path / "store", encoder), [path])
+    assert stored.lengths.tolist() == [4]
+
+
+def test_half_precision_is_close_and_half_the_size(tmp_path, encoder, wavs):
+    """float16 keeps 3 decimals; batches are float32 all the same."""
+    stores = [
+        FeatureStore(tmp_path / "store", encoder, dtype=dtype)
+        for dtype in ("float32", "float16")
+    ]
+    assert stores[0].folder != stores[1].folder
+    exact, rounded = check(stores[0], wavs), check(stores[1], wavs, atol=5e-4)
+    assert rounded.batch([0])[0].dtype == torch.float32
+    assert not torch.equal(rounded.batch([0])[0], exact.batch([0])[0])
+    sizes = [index_and_frames(store)[1].stat().st_size for store in stores]
+    assert sizes[0] == 2 * sizes[1] == 4 * 256 * (4 + 5 + 2)
+
+
+def test_unknown_number_type_is_refused(tmp_path, encoder):
+    """With those that there are."""
+    with pytest.raises(ValueError, match="as int8: choose float32 or float16"):
+        FeatureStore(tmp_path, encoder, dtype="int8")
+
+
+def test_dropout_is_off_whatever_the_encoder_was(tmp_path, encoder, wavs):
+    """Also when training mode is set between two loads."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    encoder.train()
+    stored = store.load(wavs)
+    assert not encoder.training
+    torch.testing.assert_close(
+        stored.batch([1])[0][0], reference(encoder, wavs[1]), rtol=0, atol=1e-5
+    )
+
+
+def test_a_store_belongs_to_one_encoder(tmp_path, encoder, wavs):
+    """Other weights, dropout, layer or rate are another folder."""
+    folder = tmp_path / "store"
+    stores = [FeatureStore(folder, encoder)]
+    stores.append(FeatureStore(folder, encoder, layer="phoneme"))
+    stores.append(FeatureStore(folder, encoder, sample_rate=8000))
+    stores.append(FeatureStore(folder, CountedEncoder()))
+    encoder.front_end.conv1.conv.bias.data[0] += 1e-6
+    stores.append(FeatureStore(folder, encoder))
+    assert len({store.folder for store in stores}) == 5
+    # Modes and devices do not matter.
+    assert FeatureStore(folder, encoder.train()).folder == stores[-1].folder
+
+
+def test_fingerprint_sees_class_settings_and_weights():
+    """Shapes too: the same bytes can mean two matrices."""
+    linear = torch.nn.Linear(2, 3, bias=False)
+    turned = torch.nn.Linear(3, 2, bias=False)
+    turned.weight.data = linear.weight.data.reshape(2, 3).clone()
+    one, two = (torch.nn.Sequential(torch.nn.Dropout(p)) for p in (0.1, 0.2))
+    modules = [linear, turned, one, two, torch.nn.ReLU(), torch.nn.Tanh()]
+    assert len({module_fingerprint(module) for module in modules}) == 6
+
+
+@pytest.mark.parametrize("place", [0, 1000, -1])
+def test_flipped_frames_are_deleted_and_encoded_again(
+    tmp_path, encoder, wavs, place
+):
+    """The checksum of the frames is that of the index."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    index, frames = index_and_frames(store)
+    flip_byte(frames, place)
+    again = FeatureStore(tmp_path / "store", encoder)
+    check(again, wavs)
+    assert encoder.encoded == 6
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 6
+
+
+@pytest.mark.parametrize("size", [0, 100, 4 * 256 * 3])
+def test_truncated_frames_are_encoded_again(tmp_path, encoder, wavs, size):
+    """Whether cut between two frames or not."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    os.truncate(index_and_frames(store)[1], size)
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 6
+
+
+def test_frames_that_are_gone_are_encoded_again(tmp_path, encoder, wavs):
+    """An index alone is not a shard, nor are frames alone."""
+    for lost in (0, 1):
+        folder = tmp_path / f"store{lost}"
+        check(FeatureStore(folder, encoder), wavs)
+        index_and_frames(FeatureStore(folder, encoder))[lost].unlink()
+        check(FeatureStore(folder, encoder), wavs)
+    assert encoder.encoded == 12
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "7", "{}", '{"made_from": {}}', "\xff\xfe"]
+)
+def test_damaged_index_is_encoded_again(tmp_path, encoder, wavs, text):
+    """Empty, cut off, or JSON that is no index."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    index_and_frames(store)[0].write_text(text, encoding="latin-1")
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 6
+
+
+def test_index_cut_off_anywhere_is_encoded_again(tmp_path, encoder, wavs):
+    """At every tenth of its length."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    for tenth in range(10):
+        index, _ = index_and_frames(store)
+        os.truncate(index, index.stat().st_size * tenth // 10)
+        check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 33
+
+
+def damaged_items(shard):
+    """Another utterance's frames under a hash."""
+    first, second, *_ = shard["items"]
+    items = shard["items"]
+    items[first], items[second] = items[second], items[first]
+
+
+def damaged_files(shard):
+    """A file's hash with another digit."""
+    for entry in shard["files"].values():
+        entry[2] = entry[2][:-1] + ("0" if entry[2][-1] != "0" else "1")
+
+
+def lost_items(shard):
+    """No places."""
+    del shard["items"]
+
+
+def lost_files(shard):
+    """No files."""
+    del shard["files"]
+
+
+def other_encoder(shard):
+    """An index that was copied from another store."""
+    shard["made_from"]["encoder"] = "0" * 64
+
+
+def other_size(shard):
+    """More frames than there are."""
+    shard["frames"] += 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_items,
+        damaged_files,
+        lost_items,
+        lost_files,
+        other_encoder,
+        other_size,
+    ],
+)
+def test_wrong_index_is_encoded_again(tmp_path, encoder, wavs, damage):
+    """Well-formed JSON, wrong content."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    index, _ = index_and_frames(store)
+    shard = json.loads(index.read_text())
+    damage(shard)
+    index.write_text(json.dumps(shard))
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 6
+
+
+def test_undamaged_shards_survive_a_damaged_one(tmp_path, encoder, wavs):
+    """Only what is lost is encoded again."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs[:1])
+    damaged, _ = index_and_frames(store)
+    check(store, wavs)
+    flip_byte(damaged.with_suffix(".bin"), 5)
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 4
+
+
+def test_failure_leaves_no_files(tmp_path, encoder, wavs):
+    """A broken file in the last batch stops the extraction."""
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF, but no audio")
+    store = FeatureStore(tmp_path / "store", encoder, batch_seconds=2.5)
+    with pytest.raises(ValueError, match="broken.wav cannot be read as audio"):
+        store.load([*wavs, str(broken)])
+    assert encoder.encoded > 0
+    assert list(store.folder.iterdir()) == []
+    check(store, wavs)
+
+
+def test_missing_audio_is_named(tmp_path, encoder, wavs):
+    """Before anything is encoded."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    with pytest.raises(OSError, match="none.wav"):
+        store.load([*wavs, str(tmp_path / "none.wav")])
+    assert encoder.encoded == 0
+
+
+def test_killed_extraction_leaves_nothing_that_is_used(tmp_path, wavs):
+    """kill -9 after the first batch, while the second is encoded."""
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time, torch
+            from slu_kd_lobes.features import FeatureStore
+            from slu_kd_lobes.sincnet import SincNetEncoder
+
+            torch.manual_seed(5)
+            encoder = SincNetEncoder()
+            calls = []
+
+            def hang(module, inputs):
+                calls.append(inputs)
+                if len(calls) == 2:
+                    print("second batch", flush=True)
+                    time.sleep(600)
+
+            encoder.register_forward_pre_hook(hang)
+            store = FeatureStore(sys.argv[1], encoder, batch_seconds=2.5)
+            print(store.folder, flush=True)
+            store.load(sys.argv[2:])
+            """
+        )
+    )
+    folder = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), *wavs],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        used = Path(process.stdout.readline().strip())
+        assert process.stdout.readline() == "second batch\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = [path.suffix for path in used.iterdir()]
+    assert left == [".part"]
+
+    torch.manual_seed(5)
+    encoder = SincNetEncoder()
+    calls = []
+    encoder.register_forward_pre_hook(lambda *args: calls.append(args))
+    store = FeatureStore(folder, encoder)
+    assert store.folder == used
+    check(store, wavs)
+    assert len(calls) == 1
+
+
+def test_killed_between_frames_and_index(tmp_path, encoder, wavs):
+    """Frames without an index are overwritten or left alone."""
+    store = FeatureStore(tmp_path / "store", encoder)
+    check(store, wavs)
+    index, frames = index_and_frames(store)
+    index.unlink()
+    frames.write_bytes(b"half of it")
+    check(FeatureStore(tmp_path / "store", encoder), wavs)
+    assert encoder.encoded == 6
+
+
+def test_batches_are_zero_after_the_end_of_an_item():
+    """The last item of the file has no frame after it to read."""
+    stored = StoredFeatures(
+        torch.arange(1.0, 11).view(5, 2),
+        starts=torch.tensor([0, 1, 4]),
+        lengths=torch.tensor([1, 3, 1]),
+    )
+    features, lengths = stored.batch(torch.tensor([2, 1]))
+    assert lengths.tolist() == [1, 3]
+    assert features.tolist() == [
+        [[9, 10], [0, 0], [0, 0]],
+        [[3, 4], [5, 6], [7, 8]],
+    ]
