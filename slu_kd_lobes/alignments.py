@@ -143,7 +143,9 @@ def label_track(intervals, labels, duration):
 
     Example
     -------
-    >>> label_track([["a", 0.0, 0.02], ["b", 0.03, 0.05]], {"a": 0, "b": 1}, 0.06)
+    >>> label_track(
+    ...     [["a", 0.0, 0.02], ["b", 0.03, 0.05]], {"a": 0, "b": 1}, 0.06
+    ... )
     tensor([1, 1, 0, 2, 2, 0])
     """
     track = torch.zeros(round(duration / TRACK_STEP), dtype=torch.long)
@@ -180,9 +182,9 @@ def frame_targets(tracks, frames, frame_step, speed=1.0):
     >>> frame_targets(tracks, frames=2, frame_step=0.04, speed=0.5)
     tensor([[0, 0]])
     """
-    steps = torch.arange(frames, device=tracks.device) * frame_step * speed
+    times = torch.arange(frames, dtype=torch.float64) * frame_step * speed
     # A hair is added: 3 * 0.04 / 0.01 is 11.999... in floating point.
-    index = (steps / TRACK_STEP + 1e-4).long()
+    index = (times / TRACK_STEP + 1e-4).long().to(tracks.device)
     inside = index < tracks.shape[1]
     targets = tracks[:, index.clamp(max=tracks.shape[1] - 1)] - 1
     return torch.where(inside, targets, -1)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
@@ -34,7 +34,12 @@ def _parse(text, source):
     try:
         content = _yaml().load(text)
     except YAMLError as error:
-        raise ValueError(f"{source} is not valid YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(
+            f"{source} is not valid YAML{place}: {reason}"
+        ) from error
     if content is None:
         return CommentedMap()
     if not isinstance(content, CommentedMap):
@@ -50,6 +55,12 @@ def _tag(value):
 def _check_type(key, old, new, source):
     """Refuses a word where the base has a number, and the like."""
     plain = (bool, int, float)
+    if isinstance(old, CommentedSeq) and not (_tag(old) or _tag(new)):
+        if not isinstance(new, CommentedSeq):
+            raise ValueError(
+                f"{source}: '{key}' must be a list such as [{new}]; it is "
+                f"{str(new)!r}"
+            )
     if isinstance(old, ScalarBoolean):
         old = bool(old)
     if not isinstance(old, plain) or new is None or _tag(new):
@@ -65,6 +76,17 @@ def _check_type(key, old, new, source):
         raise ValueError(
             f"{source}: '{key}' must be {kind}, as {old} is; it is {str(new)!r}"
         )
+
+
+def _drop_comments(value):
+    """Removes comments and blank lines from a parsed value, in place."""
+    if isinstance(value, (CommentedMap, CommentedSeq)):
+        value.ca.items.clear()
+        value.ca.comment = None
+        value.ca.end = []
+        children = value.values() if isinstance(value, CommentedMap) else value
+        for child in children:
+            _drop_comments(child)
 
 
 def _update(base, changes, source, path=""):
@@ -212,12 +234,10 @@ def plain_values(text):
     """
     values = {}
     for key, value in _parse(text, "the YAML").items():
+        _drop_comments(value)
         out = io.StringIO()
         _yaml().dump(CommentedMap({key: value}), out)
-        lines = (
-            line.split(" #")[0].rstrip() for line in out.getvalue().splitlines()
-        )
-        values[key] = "\n".join(line for line in lines if line)
+        values[key] = out.getvalue().rstrip()
     return values
 
 

@@ -233,7 +233,7 @@ and the teacher is trained again
                 f"'{unknown[0]}' (and {len(unknown) - 1} others): it was made "
                 "from other data; delete it, and the teacher is trained again"
             )
-        return torch.tensor([self._rows[key] for key in keys])
+        return torch.tensor([self._rows[key] for key in keys], dtype=torch.long)
 
     def save(self, path):
         """Writes the table, whole or not at all.
@@ -244,14 +244,15 @@ and the teacher is trained again
             A ``.safetensors`` file.
         """
         part = Path(f"{path}.{os.getpid()}.part")
+        logits = self.logits.contiguous()
         metadata = {
             "transcripts": json.dumps(self.transcripts),
             "made_from": json.dumps(self.made_from),
             "errors": json.dumps(self.errors),
-            "sha256": sha256(self.logits.numpy()),
         }
+        metadata["sha256"] = _checksum(metadata, logits)
         try:
-            save_file({"logits": self.logits.contiguous()}, part, metadata)
+            save_file({"logits": logits}, part, metadata)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -287,7 +288,7 @@ and the teacher is trained again
                 json.loads(metadata["made_from"]),
                 json.loads(metadata["errors"]),
             )
-            intact = metadata["sha256"] == sha256(logits.numpy())
+            intact = metadata.pop("sha256") == _checksum(metadata, logits)
         except (SafetensorError, KeyError, TypeError, ValueError):
             intact = False
         if not intact:
@@ -304,3 +305,9 @@ and the teacher is trained again
                     f"{path} was made from another {', '.join(other)}: {remedy}"
                 )
         return table
+
+
+def _checksum(metadata, logits):
+    """Hash of all that a table says."""
+    text = json.dumps(metadata, sort_keys=True)
+    return sha256(text.encode() + logits.numpy().tobytes())

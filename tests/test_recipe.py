@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "data" / "synthetic-commands"
+ENCODER = ROOT / "pretrained" / "sincnet-read-speech" / "encoder.ckpt"
 UNSTEADY = ("seconds", "peak_memory_mb", "commit")
 
 
@@ -220,11 +221,14 @@ def test_other_settings_do_not_go_on_with_a_run(finished):
 
 
 def test_stops_when_the_loss_is_not_finite(small, tmp_path):
-    """A learning rate that explodes ends with a message, not with NaN."""
-    options = {**small, "output_folder": tmp_path / "run", "lr": 1e38}
-    printed = run("baseline", options, fails=True)
-    assert "the loss is nan" in printed or "the loss is inf" in printed
-    assert "lower lr" in printed
+    """An encoder that is broken ends with a message, not with NaN results."""
+    weights = torch.load(ENCODER, weights_only=True)
+    broken = {key: value * float("nan") for key, value in weights.items()}
+    torch.save(broken, tmp_path / "encoder.ckpt")
+    places = {"output_folder": tmp_path / "run", "encoder_source": tmp_path}
+    printed = run("baseline", {**small, **places}, fails=True)
+    assert "the loss is nan at epoch 1, step 1" in printed
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_trains_without_stored_features(small, tmp_path):
@@ -241,10 +245,7 @@ def test_trains_without_stored_features(small, tmp_path):
     assert metrics["parameters"] == {"trained": 1380160, "frozen": 0}
     (checkpoint, *_) = (tmp_path / "run" / "save").glob("CKPT*")
     after = torch.load(checkpoint / "encoder.ckpt", weights_only=True)
-    before = torch.load(
-        ROOT / "pretrained" / "sincnet-read-speech" / "encoder.ckpt",
-        weights_only=True,
-    )
+    before = torch.load(ENCODER, weights_only=True)
     moved = {key for key in after if not torch.equal(after[key], before[key])}
     assert moved and all(key.startswith("word_layers") for key in moved)
     log = (tmp_path / "run" / "train_log.txt").read_text()

@@ -148,9 +148,7 @@ def test_filters_are_windowed_band_passes():
     impulse[0, 200] = 1
     bank = sinc_bank(sinc.low_hz_, sinc.band_hz_).float()
     # A convolution with an impulse gives the symmetric filter itself.
-    torch.testing.assert_close(
-        sinc(impulse)[0].T, bank, rtol=0, atol=2e-5
-    )
+    torch.testing.assert_close(sinc(impulse)[0].T, bank, rtol=0, atol=2e-5)
 
 
 def test_learnt_bands_may_turn_negative():

@@ -12,7 +12,9 @@ Authors
  * slu_kd_lobes authors
 """
 
+import codecs
 import hashlib
+import importlib.util
 import json
 import os
 from collections import namedtuple
@@ -43,9 +45,7 @@ TIERS = ("words", "phones")
 # One utterance. `audio` is relative to the data folder, `duration` (seconds)
 # is what the corpus says or None, `alignment` is None, a TextGrid file, or a
 # dict {"words": intervals, "phones": intervals}.
-Utterance = namedtuple(
-    "Utterance", "id audio transcription duration alignment"
-)
+Utterance = namedtuple("Utterance", "id audio transcription duration alignment")
 
 
 def prepare_speech(
@@ -155,7 +155,7 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
     )
     raise FileNotFoundError(
         f"{data_folder} holds neither the folder {part} of LibriSpeech nor "
-        f"the file {part}.jsonl, but {present}: correct --data_folder or "
+        f"the file {part}.jsonl, but {present[:10]}: correct --data_folder or "
         "--splits"
     )
 
@@ -171,6 +171,11 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
         raise FileNotFoundError(
             f"the alignment folder {alignment_folder} does not exist: correct "
             "--alignment_folder"
+        )
+    if aligned and importlib.util.find_spec("praatio") is None:
+        raise ValueError(
+            "reading TextGrid files needs praatio: pip install -r "
+            "extra_requirements.txt"
         )
     utterances = []
     transcripts = sorted((data_folder / part).glob("*/*/*.trans.txt"))
@@ -382,34 +387,32 @@ def read_textgrid(path):
         ``{"words": intervals, "phones": intervals}``, or a fault that begins
         a sentence.
     """
+    # Not openTextgrid: it refuses a file for one empty interval.
+    from praatio.utilities.textgrid_io import parseTextgridStr
+
     try:
-        from praatio.textgrid import openTextgrid
-    except ImportError as error:
-        raise ValueError(
-            "reading TextGrid files needs praatio: pip install -r "
-            "extra_requirements.txt"
-        ) from error
-    try:
-        grid = openTextgrid(
-            str(path), includeEmptyIntervals=True, reportingMode="silence"
-        )
+        data = path.read_bytes()
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+        content = parseTextgridStr(text, includeEmptyIntervals=True)
+        grid = {tier["name"]: tier["entries"] for tier in content["tiers"]}
+        for tier in TIERS:
+            if tier not in grid:
+                return (
+                    f"the alignment {path} has no tier '{tier}' but "
+                    f"{list(grid)}"
+                )
+        return {
+            tier: [
+                [label, float(start), float(end)]
+                for start, end, label in grid[tier]
+            ]
+            for tier in TIERS
+        }
     except Exception as error:
         # praatio does not check the text: a damaged file ends in any error.
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".")
         return f"the alignment {path} cannot be read ({reason})"
-    for tier in TIERS:
-        if tier not in grid.tierNames:
-            return (
-                f"the alignment {path} has no tier '{tier}' but "
-                f"{list(grid.tierNames)}"
-            )
-    return {
-        tier: [
-            [interval.label, interval.start, interval.end]
-            for interval in grid.getTier(tier).entries
-        ]
-        for tier in TIERS
-    }
 
 
 def _literal(text):

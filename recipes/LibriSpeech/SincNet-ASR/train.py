@@ -2,12 +2,15 @@
 """Pre-trains the SincNet encoder to recognise phonemes and words.
 
 Every 40 ms the phoneme module names a phone, every 160 ms the word module
-names a word. Afterwards the encoder is exported as a pre-trained folder that
-the SLU recipe loads.
+names a word; without alignments both learn letters and words by CTC. Then the
+encoder of the best epoch is exported as a pre-trained folder, which the SLU
+recipe loads. A run that was cut short goes on when it is started again; one
+that is finished exports again.
 
 To run this recipe:
 > python train.py hparams/frames.yaml --data_folder=/path/to/LibriSpeech \
 >     --alignment_folder=/path/to/librispeech_alignments
+> python train.py hparams/ctc.yaml --data_folder=/path/to/LibriSpeech
 
 Source: Lugosch et al. 2019, sections 3.1 and 4.1.
 
@@ -16,21 +19,36 @@ Authors
 """
 
 import functools
-import json
 import random
 import sys
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataio import read_audio
+from hyperpyyaml import resolve_references
+from prepare import prepare_speech
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 
-from slu_kd_lobes.alignments import PHONES, frequent_words, label_track
+from slu_kd_lobes.alignments import (
+    frequent_words,
+    label_track,
+    unpack_alignment,
+)
+from slu_kd_lobes.audio import read_waveform
+from slu_kd_lobes.export import export_encoder, manifest_size
+from slu_kd_lobes.hparams import (
+    load_hparams,
+    one_sentence_errors,
+    plain_values,
+    save_yaml,
+)
+from slu_kd_lobes.report import check_writable
+
+logger = get_logger(__name__)
 
 LEVELS = ("phoneme", "word")
 
@@ -116,98 +134,135 @@ class ASRPretraining(sb.Brain):
 def dataio_prep(hparams):
     """Builds the data sets: waveform, phoneme targets and word targets."""
     words = frequent_words(hparams["train_manifest"], hparams["num_words"])
-    vocabularies = hparams["vocabularies"](words)
+    classes = get_classes(hparams, words)
 
     @functools.lru_cache(maxsize=hparams["utterances_in_memory"])
     def read(wav):
-        return (read_audio(wav) * 32767).to(torch.int16)
+        wav = read_waveform(wav, hparams["sample_rate"])
+        return (wav * 32767).to(torch.int16)
 
     @takes("wav", "phones", "words", "duration")
     @provides("sig", "phoneme_targets", "word_targets")
     def aligned_item(wav, phones, words, duration):
         yield read(wav).float() / 32767
-        for intervals, classes in zip((phones, words), vocabularies.values()):
-            yield label_track(intervals, classes, duration)
+        for level, text in zip(LEVELS, (phones, words)):
+            intervals = unpack_alignment(text)
+            yield label_track(intervals, classes[level], duration)
 
     @takes("wav", "transcription")
     @provides("sig", "phoneme_targets", "word_targets")
     def transcribed_item(wav, transcription):
         yield read(wav).float() / 32767
-        letters, words = vocabularies.values()
-        yield torch.tensor([letters[c] for c in transcription if c in letters])
-        yield torch.tensor(
-            [words[w] for w in transcription.split() if w in words]
-        )
+        for level, labels in zip(
+            LEVELS, (transcription, transcription.split())
+        ):
+            known = (label for label in labels if label in classes[level])
+            labels = [classes[level][label] for label in known]
+            yield torch.tensor(labels, dtype=torch.long)
 
-    datasets = {}
-    for name in ("train", "valid"):
-        data = DynamicItemDataset.from_json(hparams[f"{name}_manifest"])
-        data.add_dynamic_item(
-            aligned_item if hparams["aligned"] else transcribed_item
-        )
-        data.set_output_keys(
-            ["id", "sig", "phoneme_targets", "word_targets"]
-        )
-        datasets[name] = data
-    return datasets
-
-
-def phone_and_word_classes(words):
-    """Classes of frame targets: 42 phones, and words with silence."""
     return {
-        "phoneme": {phone: i for i, phone in enumerate(PHONES)},
-        "word": {word: i for i, word in enumerate(words)},
+        name: DynamicItemDataset.from_json(
+            hparams[f"{name}_manifest"],
+            replacements={"data_root": hparams["data_folder"]},
+            dynamic_items=[
+                aligned_item if hparams["aligned"] else transcribed_item
+            ],
+            output_keys=["id", "sig", "phoneme_targets", "word_targets"],
+        )
+        for name in ("train", "valid")
     }
 
 
-def letter_and_word_classes(words):
-    """Classes of CTC targets; 0 is left to the blank."""
-    letters = "abcdefghijklmnopqrstuvwxyz' "
-    return {
-        "phoneme": {letter: i for i, letter in enumerate(letters, start=1)},
-        "word": {word: i for i, word in enumerate(words) if word},
-    }
+def get_classes(hparams, words):
+    """Classes of both levels, which the classifiers must have room for."""
+    objective = hparams["objective"]
+    if objective.aligned != hparams["aligned"]:
+        raise ValueError(
+            f"aligned is {hparams['aligned']}, which does not go with "
+            f"{type(objective).__name__}: take hparams/frames.yaml or "
+            "hparams/ctc.yaml as it is"
+        )
+    classes = objective.classes(words)
+    for level, key in zip(LEVELS, ("num_phones", "num_words")):
+        needed = max(classes[level].values(), default=0) + 1
+        if hparams[key] < needed:
+            raise ValueError(
+                f"{key} is {hparams[key]}, and there are {needed} classes: "
+                "raise it"
+            )
+    return classes
 
 
-def export(hparams, accuracies):
-    """Writes the encoder as a folder that SpeechBrain's Pretrainer loads."""
-    folder = Path(hparams["export_folder"])
-    folder.mkdir(parents=True, exist_ok=True)
-    encoder = hparams["modules"]["encoder"]
-    torch.save(encoder.state_dict(), folder / "encoder.ckpt.part")
-    (folder / "encoder.ckpt.part").replace(folder / "encoder.ckpt")
-    (folder / "accuracies.json").write_text(json.dumps(accuracies, indent=1))
-
-
-if __name__ == "__main__":
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as f:
-        hparams = load_hyperpyyaml(f, overrides)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
+def export(hparams, brain, text, arguments):
+    """Exports the epoch with the best validation word accuracy."""
+    checkpoint = brain.checkpointer.find_checkpoint(max_key="word_accuracy")
+    if checkpoint is None:
+        raise ValueError(
+            "no epoch is finished, so there is nothing to export: raise "
+            "--number_of_epochs"
+        )
+    encoder = hparams["encoder"]
+    state = torch.load(
+        checkpoint.paramfiles["encoder"], map_location="cpu", weights_only=True
     )
-
-    from prepare import prepare_aligned_speech  # noqa
-
-    run_on_main(
-        prepare_aligned_speech,
-        kwargs={
-            "data_folder": hparams["data_folder"],
-            "alignment_folder": hparams["alignment_folder"],
-            "manifests": {
-                "train": hparams["train_manifest"],
-                "valid": hparams["valid_manifest"],
+    encoder.load_state_dict(state)
+    folder = Path(hparams["export_folder"])
+    if brain.debug and not brain.debug_persistently:
+        # A trial run must not replace an encoder that took days.
+        folder = Path(brain.checkpointer.checkpoints_dir) / "encoder"
+    resolved = resolve_references(text).getvalue()
+    data_name = Path(hparams["data_folder"]).resolve().name
+    objective = hparams["objective"]
+    export_encoder(
+        folder,
+        encoder,
+        plain_values(resolved)["encoder"],
+        {
+            "description": hparams["data_description"]
+            or f"Trained on the transcribed speech of `{data_name}`.",
+            "command": ["train.py", *arguments],
+            "data": {
+                f"{name} ({', '.join(hparams['splits'][name])})": manifest_size(
+                    hparams[f"{name}_manifest"]
+                )
+                for name in ("train", "valid")
             },
-            "splits": hparams["splits"],
+            "seed": hparams["seed"],
+            "epochs": hparams["epoch_counter"].current,
+            "epoch": int(checkpoint.paramfiles["counter"].read_text()),
+            "accuracies": {
+                objective.measures[level]: checkpoint.meta[f"{level}_accuracy"]
+                for level in LEVELS
+            },
         },
     )
-    hparams["vocabularies"] = (
-        phone_and_word_classes if hparams["aligned"] else letter_and_word_classes
-    )
-    datasets = dataio_prep(hparams)
+    logger.info(f"The encoder of the best epoch is in {folder}")
+
+
+def main(arguments):
+    """Prepares, trains and exports."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    with one_sentence_errors():
+        hparams, text = load_hparams(hparams_file, overrides)
+        check_writable(hparams["output_folder"], megabytes=100)
+        sb.create_experiment_directory(hparams["output_folder"])
+        run_on_main(save_yaml, [hparams["output_folder"], text])
+        run_on_main(
+            prepare_speech,
+            kwargs={
+                "data_folder": hparams["data_folder"],
+                "alignment_folder": hparams["alignment_folder"],
+                "manifests": {
+                    "train": hparams["train_manifest"],
+                    "valid": hparams["valid_manifest"],
+                },
+                "splits": hparams["splits"],
+                "aligned": hparams["aligned"],
+            },
+        )
+        datasets = dataio_prep(hparams)
+
     brain = ASRPretraining(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -222,3 +277,9 @@ if __name__ == "__main__":
         train_loader_kwargs=hparams["train_dataloader_opts"],
         valid_loader_kwargs=hparams["valid_dataloader_opts"],
     )
+    with one_sentence_errors():
+        run_on_main(export, [hparams, brain, text, arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

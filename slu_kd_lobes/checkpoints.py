@@ -1,0 +1,59 @@
+"""Checkpoints that are never half-written."""
+
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+
+UNFINISHED = f"{METAFNAME}.unfinished"
+
+
+class WholeCheckpointer(Checkpointer):
+    """SpeechBrain's checkpointer, safe against a kill while it saves.
+
+    SpeechBrain knows a checkpoint by its meta file and writes that file
+    first, so a process that is killed before the others are written leaves
+    one that looks complete and cannot be loaded. Here the meta file gets its
+    name last, and what a kill leaves behind is ignored.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for `speechbrain.utils.checkpoints.Checkpointer`.
+
+    Example
+    -------
+    >>> import tempfile, torch
+    >>> class Killed(torch.nn.Module):
+    ...     def state_dict(self):
+    ...         raise KeyboardInterrupt
+    >>> checkpointer = WholeCheckpointer(tempfile.mkdtemp())
+    >>> checkpointer.add_recoverable("model", torch.nn.Linear(1, 1))
+    >>> _ = checkpointer.save_checkpoint(meta={"accuracy": 1.0})
+    >>> checkpointer.add_recoverable("model", Killed())
+    >>> try:
+    ...     _ = checkpointer.save_checkpoint(meta={"accuracy": 2.0})
+    ... except KeyboardInterrupt:
+    ...     checkpointer.find_checkpoint().meta["accuracy"]
+    1.0
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """Saves a checkpoint; see SpeechBrain's.
+
+        Arguments
+        ---------
+        *args, **kwargs
+            As for `Checkpointer.save_checkpoint`.
+
+        Returns
+        -------
+        Checkpoint or None
+            None on all processes but the main one.
+        """
+        checkpoint = super().save_checkpoint(*args, **kwargs)
+        if checkpoint is not None:
+            part = checkpoint.path / UNFINISHED
+            part.replace(checkpoint.path / METAFNAME)
+        return checkpoint
+
+    def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
+        part = fpath.with_name(UNFINISHED)
+        return super()._save_checkpoint_metafile(part, *args, **kwargs)
