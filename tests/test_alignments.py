@@ -55,7 +55,6 @@ def test_phone_names(label, name):
         ("<unk>", "<unk>"),
         ("HELLO", "hello"),
         ("read(2)", "read"),
-        ("(2)", ""),
     ],
 )
 def test_word_names(label, name):

@@ -250,12 +250,14 @@ def test_a_store_belongs_to_one_encoder(tmp_path, encoder, wavs):
 
 def test_fingerprint_sees_class_settings_and_weights():
     """Shapes too: the same bytes can mean two matrices."""
-    linear = torch.nn.Linear(2, 3, bias=False)
-    turned = torch.nn.Linear(3, 2, bias=False)
-    turned.weight.data = linear.weight.data.reshape(2, 3).clone()
-    one, two = (torch.nn.Sequential(torch.nn.Dropout(p)) for p in (0.1, 0.2))
-    modules = [linear, turned, one, two, torch.nn.ReLU(), torch.nn.Tanh()]
-    assert len({module_fingerprint(module) for module in modules}) == 6
+    one, two, turned, named = (torch.nn.Module() for _ in range(4))
+    one.weight = torch.nn.Parameter(torch.ones(2, 3))
+    two.weight = torch.nn.Parameter(torch.ones(2, 3) + 1e-6)
+    turned.weight = torch.nn.Parameter(torch.ones(3, 2))
+    named.w = torch.nn.Parameter(torch.ones(2, 3))
+    modules = [one, two, turned, named, torch.nn.ReLU(), torch.nn.Tanh()]
+    modules += [torch.nn.Sequential(torch.nn.Dropout(p)) for p in (0.1, 0.2)]
+    assert len({module_fingerprint(module) for module in modules}) == 8
 
 
 @pytest.mark.parametrize("place", [0, 1000, -1])

@@ -273,6 +273,14 @@ def test_a_run_goes_on_with_its_own_configuration(tmp_path, short):
             check_same_run(folder, resolve_yaml(short(), change))
 
 
+def test_what_shapes_no_number_may_change(tmp_path):
+    """Processes that read, and which epoch is tested."""
+    text = resolve_yaml(HPARAMS / "base.yaml")
+    save_yaml(tmp_path / "run", text)
+    free = "{num_workers: 3, skip_prep: True, test_epoch: best}"
+    check_same_run(tmp_path / "run", resolve_yaml(HPARAMS / "base.yaml", free))
+
+
 def test_another_key_is_another_configuration(tmp_path, short):
     """One that was added since, or dropped."""
     text = resolve_yaml(short())

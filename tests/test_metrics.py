@@ -130,6 +130,15 @@ def test_hand_worked_block():
     }
 
 
+def test_half_precision_logits_lose_nothing_more(outputs):
+    """Their probabilities are computed in double precision."""
+    logits, targets = outputs
+    half = logits.astype(np.float16)
+    assert slot_metrics(half, targets, SLICES) == slot_metrics(
+        half.astype(np.float64), targets, SLICES
+    )
+
+
 def test_extreme_logits_stay_finite():
     """A probability of 0 in single precision is still a likelihood."""
     logits = np.array([[500.0, -500.0]], dtype=np.float32)

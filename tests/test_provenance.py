@@ -1,6 +1,7 @@
 """Checkpoints that know what they were made from and how it went."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,12 +120,14 @@ def test_versions_are_those_that_run():
     assert all(isinstance(v, str) for v in versions.values())
 
 
-def test_peak_memory_grows_with_what_is_held():
-    """By 400 MB, in MB."""
-    before = peak_memory_mb()
-    block = torch.ones(before * 2**18 + 100 * 2**20)  # before + 400 MB
-    assert peak_memory_mb() >= before + 300
-    del block
+@pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="only Linux tells"
+)
+def test_peak_memory_is_that_of_the_system():
+    """Which counts in kB; what started this process may have had more."""
+    status = Path("/proc/self/status").read_text()
+    kilobytes = int(status.split("VmHWM:")[1].split()[0])
+    assert 0.99 < peak_memory_mb() / (kilobytes / 1024) < 100
 
 
 def test_commit_is_a_hash_or_nothing():

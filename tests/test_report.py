@@ -136,10 +136,15 @@ def test_confusion_matrix_shows_the_counts(tmp_path):
 
 
 def test_a_plot_that_fails_leaves_no_file(tmp_path):
-    """The folder is not there."""
+    """The folder is not there, or another one has the plot's name."""
+    history = history_of("train_ce")
     with pytest.raises(OSError):
-        plot_learning_curves(history_of("train_ce"), tmp_path / "no" / "a.png")
+        plot_learning_curves(history, tmp_path / "no" / "a.png")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OSError):
+        plot_learning_curves(history, tmp_path / "a.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_json_is_replaced_whole(tmp_path):

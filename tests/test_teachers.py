@@ -248,6 +248,15 @@ def test_failed_save_leaves_the_old_table(tmp_path, table):
     assert torch.equal(load_file(path)["logits"], table.logits)
 
 
+def test_a_table_that_cannot_take_its_place_leaves_no_file(tmp_path, table):
+    """A folder has its name."""
+    path = tmp_path / "table.safetensors"
+    path.mkdir()
+    with pytest.raises(OSError):
+        table.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["table.safetensors"]
+
+
 def test_table_of_a_slice_of_logits(tmp_path, table):
     """The checksum is that of the values, not of the memory behind them."""
     path = tmp_path / "table.safetensors"

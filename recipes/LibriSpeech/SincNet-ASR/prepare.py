@@ -62,7 +62,7 @@ def prepare_speech(
     ---------
     data_folder : str
         LibriSpeech, or a folder of ``<part>.jsonl`` files. Their rows have
-        ``path`` (relative to the folder), ``transcription`` and, for frame
+        ``path`` (relative to the folder or not), ``transcription`` and, for frame
         targets, ``alignment``: ``[word, start, duration, [[phone, start,
         duration], ...]]`` for each word, in seconds. ``duration`` is optional.
     manifests : dict
@@ -340,7 +340,7 @@ def manifest_row(data_folder, utterance):
             f"{said:.2f} s"
         )
     row = {
-        "wav": "{data_root}/" + _literal(utterance.audio),
+        "wav": _wav(utterance.audio),
         "duration": duration if said is None else said,
         "transcription": _literal(utterance.transcription.lower()),
     }
@@ -413,6 +413,12 @@ def read_textgrid(path):
         # praatio does not check the text: a damaged file ends in any error.
         reason = " ".join(str(error).split()).rstrip(".")
         return f"the alignment {path} cannot be read ({reason})"
+
+
+def _wav(audio):
+    """The audio's path as the manifest has it."""
+    root = "" if Path(audio).is_absolute() else "{data_root}/"
+    return root + _literal(audio)
 
 
 def _literal(text):
