@@ -49,6 +49,8 @@ DEVELOPMENT = [
     "tomli>=2; python_version < '3.11'",
     # Runs the lint before each commit.
     "pre-commit>=4,<5",
+    # TextGrid alignments of LibriSpeech, in the tests of its recipe.
+    "praatio>=6.2,<7",
 ]
 
 setup(

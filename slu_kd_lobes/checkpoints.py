@@ -1,4 +1,4 @@
-"""Checkpoints that are never half-written."""
+"""Checkpoints that are never half-written, and pre-trained weights."""
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 
@@ -57,3 +57,42 @@ class WholeCheckpointer(Checkpointer):
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
         part = fpath.with_name(UNFINISHED)
         return super()._save_checkpoint_metafile(part, *args, **kwargs)
+
+
+def load_pretrained(pretrainer, source):
+    """Loads what a Pretrainer names from a folder or a hub repository.
+
+    Arguments
+    ---------
+    pretrainer : speechbrain.utils.parameter_transfer.Pretrainer
+        Its loadables are found as ``<name>.ckpt``.
+    source : str
+        Folder or hub name.
+
+    Raises
+    ------
+    ValueError
+        If there are no such weights, or they do not fit.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain.utils.parameter_transfer import Pretrainer
+    >>> pretrainer = Pretrainer(loadables={"encoder": torch.nn.Linear(1, 1)})
+    >>> load_pretrained(pretrainer, "no/such/folder")
+    Traceback (most recent call last):
+    ...
+    ValueError: no/such/folder has no weights that can be loaded \
+(HFValidationError: ...): give a folder or hub name with encoder.ckpt
+    """
+    try:
+        pretrainer.collect_files(default_source=source)
+        pretrainer.load_collected()
+    except Exception as error:  # the hub client's errors have no one base
+        names = ", ".join(f"{name}.ckpt" for name in pretrainer.loadables)
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ValueError(
+            f"{source} has no weights that can be loaded "
+            f"({type(error).__name__}: {reason}): give a folder or hub name "
+            f"with {names}"
+        ) from error

@@ -39,6 +39,7 @@ from slu_kd_lobes.alignments import (
     unpack_alignment,
 )
 from slu_kd_lobes.audio import read_waveform
+from slu_kd_lobes.checkpoints import load_pretrained
 from slu_kd_lobes.export import export_encoder, manifest_size
 from slu_kd_lobes.hparams import (
     load_hparams,
@@ -262,6 +263,8 @@ def main(arguments):
             },
         )
         datasets = dataio_prep(hparams)
+        if hparams["start_from"] is not None:
+            load_pretrained(hparams["pretrainer"], hparams["start_from"])
 
     brain = ASRPretraining(
         modules=hparams["modules"],

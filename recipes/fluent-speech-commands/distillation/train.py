@@ -37,6 +37,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.batching import UtteranceDataset
+from slu_kd_lobes.checkpoints import load_pretrained
 from slu_kd_lobes.distillation import intent_errors
 from slu_kd_lobes.features import FeatureStore, module_fingerprint, sha256
 from slu_kd_lobes.hparams import (
@@ -253,16 +254,7 @@ def make_encoder(hparams, device):
     """The pre-trained encoder, and whether its features can be stored."""
     encoder = hparams["encoder"]
     if hparams["encoder_source"] is not None:
-        source = hparams["encoder_source"]
-        try:
-            hparams["pretrainer"].collect_files(default_source=source)
-            hparams["pretrainer"].load_collected()
-        except Exception as error:  # the hub client's errors have no one base
-            raise ValueError(
-                f"the encoder '{source}' cannot be loaded "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}): "
-                "give --encoder_source a folder or hub name with encoder.ckpt"
-            ) from error
+        load_pretrained(hparams["pretrainer"], hparams["encoder_source"])
     elif not hparams["unfreezing"].trains:
         raise ValueError(
             "encoder_source is null and unfreezing is Frozen: an encoder "
