@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from slu_kd_lobes.files import write_text_atomically
 from slu_kd_lobes.provenance import git_commit, package_versions
-from slu_kd_lobes.text import write_text_atomically
 
 HYPERPARAMS = """\
 # An encoder for spoken language understanding, pre-trained to hear phones (or

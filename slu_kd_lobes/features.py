@@ -22,7 +22,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.text import write_text_atomically
+from slu_kd_lobes.files import check_writable, write_text_atomically
 
 logger = get_logger(__name__)
 
@@ -279,7 +279,7 @@ class FeatureStore:
     def _encode(self, wavs, durations, name):
         """Encodes files into a new shard and returns its index."""
         self.encoder.eval()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
         part = self.folder / f"{name}.{os.getpid()}.part"
         loader = torch.utils.data.DataLoader(
             _AudioFiles(wavs, self.sample_rate),
@@ -299,6 +299,10 @@ class FeatureStore:
                         sig.to(self.device), lens.to(self.device)
                     )
                     features = features.cpu().numpy().astype(self.dtype)
+                    if not files:  # the first batch tells the size of all
+                        share = sig.numel() / self.sample_rate / sum(durations)
+                        need = features.nbytes / share / 2**20
+                        check_writable(self.folder, need)
                     for i, length in enumerate(lengths.tolist()):
                         data = features[i, :length].tobytes()
                         digest.update(data)

@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from slu_kd_lobes.text import write_text_atomically
+from slu_kd_lobes.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,7 @@
 
 import csv
 import io
-import json
 import os
-import shutil
-import uuid
 from pathlib import Path
 
 import matplotlib
@@ -15,72 +12,8 @@ matplotlib.use("Agg")  # files only; a machine without a screen is fine
 from matplotlib import pyplot as plt  # noqa: E402
 from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
 
+from slu_kd_lobes.files import write_text_atomically  # noqa: E402
 from slu_kd_lobes.metrics import slot_predictions  # noqa: E402
-from slu_kd_lobes.text import write_text_atomically  # noqa: E402
-
-
-def check_writable(folder, megabytes=0):
-    """Refuses a folder that cannot take the results, before any work.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Made if missing.
-    megabytes : float
-        Room that will be needed.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written to or its disk is too full.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> check_writable(tempfile.mkdtemp(), megabytes=1)
-    >>> check_writable(tempfile.mkdtemp(), megabytes=1e12)
-    Traceback (most recent call last):
-    ...
-    OSError: the disk of ... has ... MB left and about 1000000000000 MB are \
-needed: free some room or choose another folder
-    """
-    folder = Path(folder)
-    probe = folder / f".probe.{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"0")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"the folder {folder} cannot be written to "
-            f"({error.strerror or error}): choose another one"
-        ) from error
-    free = shutil.disk_usage(folder).free / 2**20
-    if free < megabytes:
-        raise OSError(
-            f"the disk of {folder} has {free:.0f} MB left and about "
-            f"{megabytes:.0f} MB are needed: free some room or choose another "
-            "folder"
-        )
-
-
-def write_json(path, content):
-    """Writes JSON, whole or not at all.
-
-    Arguments
-    ---------
-    path : str or Path
-    content : dict
-
-    Example
-    -------
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/a.json"
-    >>> write_json(path, {"n": 1})
-    >>> json.loads(Path(path).read_text())
-    {'n': 1}
-    """
-    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_predictions(path, ids, logits, targets, schema):

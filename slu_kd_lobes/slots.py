@@ -22,7 +22,7 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
-from slu_kd_lobes.text import write_text_atomically
+from slu_kd_lobes.files import write_text_atomically
 
 
 @register_checkpoint_hooks

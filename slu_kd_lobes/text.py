@@ -1,13 +1,10 @@
-"""Text in and out: transcripts as keys, and files that are never half-written.
+"""Transcripts as keys.
 
 Authors
  * slu_kd_lobes authors
 """
 
-import os
 import unicodedata
-import uuid
-from pathlib import Path
 
 # Marks that people and recognisers type for an apostrophe. They are mapped
 # before NFKC, which would turn the acute accent into a space and a combining
@@ -63,38 +60,3 @@ def _ends_word(char):
         return False
     category = unicodedata.category(char)
     return category.startswith("P") or category == "Cc"
-
-
-def write_text_atomically(path, text):
-    """Writes a text file so that a reader sees all of it or none of it.
-
-    The text goes to a temporary file in the same folder, which then replaces
-    `path` in one step. If anything fails, `path` is as it was and the
-    temporary file is gone.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to write. Its folder is created when missing.
-    text : str
-        Its content, written as UTF-8 with the line ends as given.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "note.txt"
-    >>> write_text_atomically(path, "turn on the lights")
-    >>> path.read_text(encoding="utf-8")
-    'turn on the lights'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slu_kd_lobes.files import check_writable, write_json
 from slu_kd_lobes.metrics import slot_metrics
 from slu_kd_lobes.provenance import TrainingHistory
 from slu_kd_lobes.report import (
-    check_writable,
     plot_confusion,
     plot_learning_curves,
     results_table,
-    write_json,
     write_predictions,
 )
 from slu_kd_lobes.slots import SlotSchema

@@ -9,8 +9,9 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
+from slu_kd_lobes.files import write_text_atomically
 from slu_kd_lobes.slots import SlotSchema
-from slu_kd_lobes.text import normalise_transcript, write_text_atomically
+from slu_kd_lobes.text import normalise_transcript
 
 SLOTS = {
     "action": ["activate", "bring", "change language"],

@@ -29,8 +29,9 @@ from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from slu_kd_lobes.files import write_text_atomically
 from slu_kd_lobes.slots import SlotSchema
-from slu_kd_lobes.text import normalise_transcript, write_text_atomically
+from slu_kd_lobes.text import normalise_transcript
 
 logger = get_logger(__name__)
 

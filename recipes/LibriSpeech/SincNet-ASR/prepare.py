@@ -26,7 +26,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
 from slu_kd_lobes.alignments import pack_alignment, phone_name, word_name
-from slu_kd_lobes.text import write_text_atomically
+from slu_kd_lobes.files import write_text_atomically
 
 logger = get_logger(__name__)
 

@@ -41,13 +41,13 @@ from slu_kd_lobes.alignments import (
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.checkpoints import load_pretrained
 from slu_kd_lobes.export import export_encoder, manifest_size
+from slu_kd_lobes.files import check_writable
 from slu_kd_lobes.hparams import (
     load_hparams,
     one_sentence_errors,
     plain_values,
     save_yaml,
 )
-from slu_kd_lobes.report import check_writable
 
 logger = get_logger(__name__)
 

@@ -40,6 +40,7 @@ from slu_kd_lobes.batching import UtteranceDataset
 from slu_kd_lobes.checkpoints import load_pretrained
 from slu_kd_lobes.distillation import intent_errors
 from slu_kd_lobes.features import FeatureStore, module_fingerprint, sha256
+from slu_kd_lobes.files import check_writable, write_json
 from slu_kd_lobes.hparams import (
     check_same_run,
     load_hparams,
@@ -55,11 +56,9 @@ from slu_kd_lobes.provenance import (
     peak_memory_mb,
 )
 from slu_kd_lobes.report import (
-    check_writable,
     plot_confusion,
     plot_learning_curves,
     results_table,
-    write_json,
     write_predictions,
 )
 from slu_kd_lobes.slots import SlotSchema
