@@ -8,15 +8,13 @@ The layout is that of SpeechBrain's models: ``encoder.ckpt`` (weights),
 import hashlib
 import io
 import json
-import os
 import re
 import shlex
-import uuid
 from pathlib import Path
 
 import torch
 
-from slu_kd_lobes.files import write_text_atomically
+from slu_kd_lobes.files import write_bytes_atomically, write_text_atomically
 from slu_kd_lobes.provenance import git_commit, package_versions
 
 HYPERPARAMS = """\
@@ -243,33 +241,3 @@ def manifest_size(path):
     """
     rows = json.loads(Path(path).read_text(encoding="utf-8"))
     return len(rows), sum(row["duration"] for row in rows.values()) / 3600
-
-
-def write_bytes_atomically(path, content):
-    """Writes a file so that a reader sees all of it or none of it.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file, in a folder that exists.
-    content : bytes
-        What it shall hold.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "weights"
-    >>> write_bytes_atomically(path, b"0123")
-    >>> path.read_bytes()
-    b'0123'
-    """
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -7,19 +7,50 @@ import uuid
 from pathlib import Path
 
 
-def write_text_atomically(path, text):
-    """Writes a text file so that a reader sees all of it or none of it.
+def write_bytes_atomically(path, content):
+    """Writes a file so that a reader sees all of it or none of it.
 
-    The text goes to a temporary file in the same folder, which then replaces
-    `path` in one step. If anything fails, `path` is as it was and the
-    temporary file is gone.
+    The content goes to a temporary file in the same folder, which then
+    replaces `path` in one step. If anything fails, `path` is as it was and
+    the temporary file is gone.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write. Its folder is created when missing.
+    content : bytes
+        What it shall hold.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "weights"
+    >>> write_bytes_atomically(path, b"0123")
+    >>> path.read_bytes()
+    b'0123'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomically(path, text):
+    """Writes a text file as UTF-8; see :func:`write_bytes_atomically`.
 
     Arguments
     ---------
     path : str or Path
         The file to write. Its folder is created when missing.
     text : str
-        Its content, written as UTF-8 with the line ends as given.
+        Its content, with the line ends as given.
 
     Example
     -------
@@ -28,18 +59,7 @@ def write_text_atomically(path, text):
     >>> path.read_text(encoding="utf-8")
     'turn on the lights'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes_atomically(path, text.encode("utf-8"))
 
 
 def check_writable(folder, megabytes=0):
