@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
@@ -78,15 +78,28 @@ def _check_type(key, old, new, source):
         )
 
 
-def _drop_comments(value):
-    """Removes comments and blank lines from a parsed value, in place."""
-    if isinstance(value, (CommentedMap, CommentedSeq)):
-        value.ca.items.clear()
-        value.ca.comment = None
-        value.ca.end = []
-        children = value.values() if isinstance(value, CommentedMap) else value
-        for child in children:
-            _drop_comments(child)
+def _plain(value):
+    """A copy without comments, quotes and layout: what is said, not how."""
+    if isinstance(value, CommentedMap):
+        copy = CommentedMap((key, _plain(v)) for key, v in value.items())
+    elif isinstance(value, CommentedSeq):
+        copy = CommentedSeq(_plain(v) for v in value)
+    elif isinstance(value, (ScalarBoolean, bool)):
+        return bool(value)
+    elif isinstance(value, TaggedScalar):
+        return value
+    else:
+        return next(
+            (
+                kind(value)
+                for kind in (int, float, str)
+                if isinstance(value, kind)
+            ),
+            value,
+        )
+    if _tag(value):
+        copy.yaml_set_ctag(value.tag)
+    return copy
 
 
 def _update(base, changes, source, path=""):
@@ -215,7 +228,9 @@ def load_hparams(hparams_file, overrides=""):
 
 
 def plain_values(text):
-    """Every key of a complete YAML with its value, as text.
+    """Every key of a complete YAML with its value, as text of one style.
+
+    Equal values give equal text, however they are laid out or quoted.
 
     Arguments
     ---------
@@ -231,12 +246,13 @@ def plain_values(text):
     -------
     >>> plain_values("a: 1  # one\\nb: !new:x.Y\\n  c: 2\\n")
     {'a': 'a: 1', 'b': 'b: !new:x.Y\\n  c: 2'}
+    >>> plain_values('a: ["b", null]') == plain_values("a:\\n  - b\\n  -\\n")
+    True
     """
     values = {}
     for key, value in _parse(text, "the YAML").items():
-        _drop_comments(value)
         out = io.StringIO()
-        _yaml().dump(CommentedMap({key: value}), out)
+        _yaml().dump(CommentedMap({key: _plain(value)}), out)
         values[key] = out.getvalue().rstrip()
     return values
 

@@ -47,11 +47,11 @@ def command(config, options, script="train.py"):
     return [sys.executable, script, yaml, *overrides, "--device=cpu"]
 
 
-def run(config, options, cwd=ROOT, fails=False):
+def run(config, options, cwd=ROOT, fails=False, script="train.py"):
     """Runs the recipe; returns what it printed."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        command(config, options),
+        command(config, options, script),
         cwd=cwd,
         env=env,
         text=True,
@@ -152,6 +152,20 @@ def test_saved_yaml_runs_from_the_recipes_folder(finished, tmp_path):
     }
     run(str(folder / "hyperparams.yaml"), places, cwd=recipe)
     assert metrics_of(tmp_path / "again") == metrics_of(folder)
+
+
+def test_teacher_of_its_own_script_is_used(finished):
+    """train_teacher.py finds the teacher that train.py has trained."""
+    _, _, options = finished
+    keys = ("csv_folder", "teacher_folder")
+    teacher = {
+        **{key: options[key] for key in keys},
+        "number_of_epochs": 8,
+        "max_train_error": 100,
+    }
+    printed = run("teacher", teacher, script="train_teacher.py")
+    assert "table of logits is" in printed
+    assert "training it now" not in printed
 
 
 def test_killed_run_goes_on_to_the_same_result(finished, small, tmp_path):

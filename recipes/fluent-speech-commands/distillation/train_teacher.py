@@ -13,6 +13,7 @@ Authors
 
 import csv
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -236,6 +237,7 @@ def make_table(hparams, text, schema, splits, made_from, path, run_opts):
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with one_sentence_errors():
         table = get_teacher_table(hparams_file, overrides, run_opts)
