@@ -250,7 +250,7 @@ def read_waveforms(pipeline, indices):
 
 
 def make_encoder(hparams, device):
-    """The pre-trained encoder, and whether its features can be stored."""
+    """The pre-trained encoder; refuses to store features that would change."""
     encoder = hparams["encoder"]
     if hparams["encoder_source"] is not None:
         load_pretrained(hparams["pretrainer"], hparams["encoder_source"])

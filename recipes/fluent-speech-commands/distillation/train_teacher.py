@@ -160,19 +160,9 @@ def get_teacher_table(hparams_file, overrides, run_opts):
     """
     hparams, text = load_hparams(hparams_file, overrides)
     name, folder = hparams["name"], Path(hparams["teacher_folder"])
-    manifest_folder = (
-        folder
-        / "manifests"
-        / sha256(
-            json.dumps(
-                [
-                    hparams["data_folder"],
-                    hparams["csv_folder"],
-                    hparams["slots"],
-                ]
-            ).encode()
-        )[:12]
-    )
+    source = [hparams[key] for key in ("data_folder", "csv_folder", "slots")]
+    manifest_key = sha256(json.dumps(source).encode())[:12]
+    manifest_folder = folder / "manifests" / manifest_key
     keys = ("data_folder", "slots", "csv_folder", "test_splits", "slot_values")
     manifests = run_on_main(
         prepare_fsc,
