@@ -1,10 +1,12 @@
 """Batches of utterances of similar length."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
+
+from slu_kd_lobes.distributed import part_of_batch, rank_and_processes
 
 
 def bucketed_batches(lengths, batch_size, seed, max_buckets=8):
@@ -33,7 +35,7 @@ def bucketed_batches(lengths, batch_size, seed, max_buckets=8):
     >>> sorted(len(batch) for batch in sampler)
     [1, 3]
     """
-    lengths = [int(length) for length in lengths]
+    lengths = torch.as_tensor(lengths).tolist()
     buckets = min(max_buckets, max(1, len(lengths) // (16 * batch_size)))
     shares = np.linspace(0, 1, buckets + 1)[1:]
     bounds = np.unique(np.quantile(lengths, shares, method="higher"))
@@ -65,11 +67,17 @@ class UtteranceBatch:
         True value of each slot, [batch, slots].
     teacher_rows : torch.Tensor
         Row of each teacher's table, [batch, teachers].
+    size : int
+        Utterances that count; any after them only fill a process's part.
+    total : int
+        Utterances of the batch in all processes.
+    encoded : bool
+        Whether the inputs are features.
 
     Example
     -------
     >>> zeros = torch.zeros(1, 2)
-    >>> batch = UtteranceBatch([0], zeros, torch.ones(1), zeros, zeros)
+    >>> batch = UtteranceBatch([0], zeros, torch.ones(1), zeros, zeros, 1, 1)
     >>> batch.to("cpu").inputs.shape
     torch.Size([1, 2])
     """
@@ -79,15 +87,16 @@ class UtteranceBatch:
     lengths: torch.Tensor
     targets: torch.Tensor
     teacher_rows: torch.Tensor
+    size: int
+    total: int
+    encoded: bool = False
 
     def to(self, device):
-        """Returns the batch on a device."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in fields(self)
-            if field.name != "indices"
-        }
-        return replace(self, **moved)
+        """Moves the batch to a device, in place as SpeechBrain's batches."""
+        for field in ("inputs", "lengths", "targets", "teacher_rows"):
+            moved = getattr(self, field).to(device, non_blocking=True)
+            setattr(self, field, moved)
+        return self
 
 
 class UtteranceDataset(torch.utils.data.Dataset):
@@ -98,19 +107,22 @@ class UtteranceDataset(torch.utils.data.Dataset):
     ids : list
         Name of each utterance.
     read : callable
-        Given indices, returns inputs and lengths of a batch.
+        Given indices and the length of the longest utterance in any process,
+        returns inputs and lengths of a batch.
     targets : torch.Tensor
         True value of each slot, [utterances, slots].
     teacher_rows : torch.Tensor
         Row of each teacher's table, [utterances, teachers].
     lengths : list
         Length of each utterance in any unit, for the buckets.
+    encoded : bool
+        Whether `read` gives features; otherwise waveforms.
 
     Example
     -------
-    >>> def read(indices):
-    ...     return torch.zeros(len(indices), 5, 1), torch.full(
-    ...         (len(indices),), 5
+    >>> def read(indices, size):
+    ...     return torch.zeros(len(indices), size, 1), torch.full(
+    ...         (len(indices),), size
     ...     )
     >>> data = UtteranceDataset(
     ...     ids=["a", "b"],
@@ -124,25 +136,18 @@ class UtteranceDataset(torch.utils.data.Dataset):
     [[0], [1]]
     """
 
-    def __init__(self, ids, read, targets, teacher_rows, lengths):
+    def __init__(
+        self, ids, read, targets, teacher_rows, lengths, encoded=False
+    ):
         self.ids = ids
         self.read = read
         self.targets = targets
         self.teacher_rows = teacher_rows
-        self.lengths = lengths
+        self.lengths = torch.as_tensor(lengths).tolist()
+        self.encoded = encoded
 
     def __len__(self):
         return len(self.ids)
-
-    def __getitems__(self, indices):
-        inputs, lengths = self.read(indices)
-        return UtteranceBatch(
-            indices,
-            inputs,
-            lengths,
-            self.targets[indices],
-            self.teacher_rows[indices],
-        )
 
     def loader(self, batch_size, seed=None, num_workers=0):
         """A loader of batches.
@@ -150,10 +155,11 @@ class UtteranceDataset(torch.utils.data.Dataset):
         Arguments
         ---------
         batch_size : int
-            Utterances in a batch.
+            Utterances in a batch, all processes together.
         seed : int or None
-            Seed of the shuffling; None keeps the order of the lengths, which
-            pads least.
+            Seed of the shuffling, for training: under torch.distributed each
+            process gets its part of every batch. None keeps the order of the
+            lengths, which pads least, and gives all processes everything.
         num_workers : int
             Processes that read ahead.
 
@@ -161,8 +167,10 @@ class UtteranceDataset(torch.utils.data.Dataset):
         -------
         torch.utils.data.DataLoader
         """
+        rank, processes = 0, 1
         if seed is not None:
             batches = bucketed_batches(self.lengths, batch_size, seed)
+            rank, processes = rank_and_processes()
         else:
             order = np.argsort(self.lengths, kind="stable").tolist()
             batches = [
@@ -170,10 +178,39 @@ class UtteranceDataset(torch.utils.data.Dataset):
                 for i in range(0, len(order), batch_size)
             ]
         return torch.utils.data.DataLoader(
-            self,
+            _Parts(self, rank, processes),
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=num_workers,
+        )
+
+
+class _Parts(torch.utils.data.Dataset):
+    """Reads one process's part of every batch."""
+
+    def __init__(self, dataset, rank, processes):
+        self.dataset = dataset
+        self.rank = rank
+        self.processes = processes
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitems__(self, indices):
+        data = self.dataset
+        part, size = part_of_batch(indices, self.rank, self.processes)
+        # Padded as in one process, so that dropout draws the same numbers.
+        longest = max(data.lengths[index] for index in indices)
+        inputs, lengths = data.read(part, longest)
+        return UtteranceBatch(
+            part,
+            inputs,
+            lengths,
+            data.targets[part],
+            data.teacher_rows[part],
+            size=size,
+            total=len(indices),
+            encoded=data.encoded,
         )
 
 

@@ -10,8 +10,9 @@ renamed or copied audio is found again and changed audio is not.
 
 import hashlib
 import json
+import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,23 +61,33 @@ def module_fingerprint(module):
     return digest.hexdigest()
 
 
+#: Frames of a memory map that may stay in this process's memory, in bytes.
+RESIDENT_BYTES = 64 * 2**20
+
+
 @dataclass
 class StoredFeatures:
     """Features of a list of utterances, read straight into batches.
 
     Arguments
     ---------
-    frames : torch.Tensor
-        All frames one after the other, [frames, channels]; often a memory map.
+    frames : list
+        Shards, each all its frames one after the other, [frames, channels];
+        often memory maps.
+    shard : torch.Tensor
+        Which of them holds each utterance, [utterances].
     starts : torch.Tensor
-        First frame of each utterance, [utterances].
+        First frame of each utterance in its shard, [utterances].
     lengths : torch.Tensor
         Frames of each utterance, [utterances].
+    maps : list
+        The memory maps under the frames, if any.
 
     Example
     -------
     >>> stored = StoredFeatures(
-    ...     torch.arange(5.0).view(5, 1),
+    ...     [torch.arange(5.0).view(5, 1)],
+    ...     shard=torch.tensor([0, 0]),
     ...     starts=torch.tensor([0, 2]),
     ...     lengths=torch.tensor([2, 3]),
     ... )
@@ -86,17 +97,44 @@ class StoredFeatures:
             [0., 1., 0.]]), tensor([3, 2]))
     """
 
-    frames: torch.Tensor
+    frames: list
+    shard: torch.Tensor
     starts: torch.Tensor
     lengths: torch.Tensor
+    maps: list = field(default_factory=list)
 
-    def batch(self, indices):
+    def __post_init__(self):
+        self._read_bytes = 0
+
+    def to(self, device):
+        """Returns the features on a device, where batches are then made.
+
+        Arguments
+        ---------
+        device : str or torch.device
+            A device with memory for all of them.
+
+        Returns
+        -------
+        StoredFeatures
+        """
+        frames = [part.to(device) for part in self.frames]
+        return replace(self, frames=frames, maps=[])
+
+    @property
+    def nbytes(self):
+        """Bytes of all frames."""
+        return sum(part.nbytes for part in self.frames)
+
+    def batch(self, indices, size=None):
         """Returns padded features.
 
         Arguments
         ---------
         indices : list or torch.Tensor
             Utterances of the batch.
+        size : int or None
+            Frames to pad to; None takes the longest utterance.
 
         Returns
         -------
@@ -106,12 +144,34 @@ class StoredFeatures:
             [batch].
         """
         indices = torch.as_tensor(indices)
-        starts, lengths = self.starts[indices], self.lengths[indices]
-        steps = torch.arange(int(lengths.max()))
+        shard, starts = self.shard[indices], self.starts[indices]
+        lengths = self.lengths[indices]
+        steps = torch.arange(int(lengths.max()) if size is None else size)
         inside = steps < lengths.unsqueeze(1)
         rows = starts.unsqueeze(1) + torch.where(inside, steps, 0)
-        features = self.frames[rows].float()
-        return features * inside.unsqueeze(-1), lengths
+        device = self.frames[0].device
+        features = torch.empty(
+            *rows.shape, self.frames[0].shape[1], device=device
+        )
+        for number in shard.unique().tolist():
+            items = (shard == number).to(device)
+            features[items] = self.frames[number][
+                rows.to(device)[items]
+            ].float()
+        features *= inside.to(device).unsqueeze(-1)
+        self._release_pages(features.nbytes)
+        return features, lengths
+
+    def _release_pages(self, read):
+        """Gives pages of the maps back now and then: memory stays flat.
+
+        They remain in the cache of the operating system.
+        """
+        self._read_bytes += read
+        if self._read_bytes > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._read_bytes = 0
+            for source in self.maps:
+                source.madvise(mmap.MADV_DONTNEED)
 
 
 class FeatureStore:
@@ -183,8 +243,8 @@ class FeatureStore:
         self.num_workers = num_workers
         self._shards = None  # opened, and checked, once
 
-    def load(self, wavs, durations=None):
-        """Returns the features of the files, computing those not yet stored.
+    def build(self, wavs, durations=None):
+        """Computes the features of the files that are not yet stored.
 
         Arguments
         ---------
@@ -193,41 +253,47 @@ class FeatureStore:
         durations : list or None
             Their lengths in seconds, to batch files of similar length; None
             takes them as they come.
+        """
+        if self._shards is None:
+            self._shards = self._open_shards()
+        hashes = self._hashes(wavs)
+        known = {item for shard in self._shards for item in shard["items"]}
+        missing = {
+            hashes[i]: i for i in range(len(wavs)) if hashes[i] not in known
+        }
+        if not missing:
+            return
+        logger.info(
+            f"Encoding {len(missing)} of {len(wavs)} utterances into "
+            f"{self.folder}"
+        )
+        durations = durations if durations is not None else [2.5] * len(wavs)
+        order = sorted(missing.values(), key=lambda i: durations[i])
+        shard = self._encode(
+            [wavs[i] for i in order],
+            [durations[i] for i in order],
+            # Never the name of another shard: that is still in use.
+            sha256("\n".join(missing).encode())[:16],
+        )
+        self._shards.append(shard)
+
+    def load(self, wavs, durations=None):
+        """Returns the features of the files, computing those not yet stored.
+
+        Arguments
+        ---------
+        wavs : list
+            Paths of audio files.
+        durations : list or None
+            As for `build`.
 
         Returns
         -------
         StoredFeatures
             In the order of `wavs`.
         """
-        if self._shards is None:
-            self._shards = self._open_shards()
-        shards = self._shards
-        hashes = self._hashes(wavs, shards)
-        known = {item for shard in shards for item in shard["items"]}
-        missing = {
-            hashes[i]: i for i in range(len(wavs)) if hashes[i] not in known
-        }
-        if missing:
-            logger.info(
-                f"Encoding {len(missing)} of {len(wavs)} utterances into "
-                f"{self.folder}"
-            )
-            order = sorted(
-                missing.values(),
-                key=lambda i: durations[i] if durations is not None else 0,
-            )
-            shards.append(
-                self._encode(
-                    [wavs[i] for i in order],
-                    [
-                        durations[i] if durations is not None else 2.5
-                        for i in order
-                    ],
-                    # Never the name of another shard: that is still in use.
-                    sha256("\n".join(missing).encode())[:16],
-                )
-            )
-        return self._join(shards, hashes)
+        self.build(wavs, durations)
+        return self._join(self._shards, self._hashes(wavs))
 
     def _open_shards(self):
         """Every shard that is whole; damaged ones are deleted."""
@@ -235,7 +301,7 @@ class FeatureStore:
         for path in sorted(self.folder.glob("*.json")):
             try:
                 shard = json.loads(path.read_text(encoding="utf-8"))
-                self._map_frames(path, shard, verify=True)
+                self._verify(path, shard)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning(
                     f"{path} or its frames are damaged ({error}): they are "
@@ -247,24 +313,26 @@ class FeatureStore:
             shards.append({**shard, "path": path})
         return shards
 
-    def _map_frames(self, path, shard, verify=False):
-        frames = np.memmap(path.with_suffix(".bin"), dtype=self.dtype, mode="c")
+    def _verify(self, path, shard):
+        """Raises ValueError if frames and index do not belong together."""
         if shard["made_from"] != self.made_from:
             raise ValueError("made from another encoder")
-        if frames.size != shard["frames"] * shard["channels"]:
+        size = shard["frames"] * shard["channels"] * self.dtype.itemsize
+        frames = path.with_suffix(".bin")
+        if frames.stat().st_size != size:
             raise ValueError("wrong size")
-        if verify:
-            digest = hashlib.sha256(frames)
-            digest.update(_index_bytes(shard["items"], shard["files"]))
-            if digest.hexdigest() != shard["sha256"]:
-                raise ValueError("wrong checksum")
-        return torch.from_numpy(frames).view(-1, shard["channels"])
+        digest = hashlib.sha256()
+        with open(frames, "rb") as f:
+            while block := f.read(2**20):
+                digest.update(block)
+        digest.update(_index_bytes(shard["items"], shard["files"]))
+        if digest.hexdigest() != shard["sha256"]:
+            raise ValueError("wrong checksum")
 
-    @staticmethod
-    def _hashes(wavs, shards):
+    def _hashes(self, wavs):
         """Content hash of each file; read only if a shard does not know it."""
         known = {}
-        for shard in shards:
+        for shard in self._shards:
             known.update(shard["files"])
         hashes = []
         for wav in wavs:
@@ -334,16 +402,18 @@ class FeatureStore:
         """One view on the frames of all shards that are needed."""
         needed = set(hashes)
         shards = [s for s in shards if needed & s["items"].keys()]
-        parts, place, offset = [], {}, 0
-        for shard in shards:
-            parts.append(self._map_frames(shard["path"], shard))
+        frames, maps, place = [], [], {}
+        for number, shard in enumerate(shards):
+            with open(shard["path"].with_suffix(".bin"), "rb") as f:
+                maps.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY))
+            flat = torch.frombuffer(
+                maps[-1], dtype=getattr(torch, self.dtype.name)
+            )
+            frames.append(flat.view(-1, shard["channels"]))
             for item, (start, length) in shard["items"].items():
-                place[item] = (offset + start, length)
-            offset += shard["frames"]
+                place[item] = (number, start, length)
         where = torch.tensor([place[item] for item in hashes])
-        # Several shards are copied into memory to make them contiguous.
-        frames = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return StoredFeatures(frames, where[:, 0], where[:, 1])
+        return StoredFeatures(frames, *where.view(-1, 3).unbind(1), maps)
 
 
 def sha256(data):

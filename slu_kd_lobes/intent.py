@@ -6,6 +6,7 @@ Source: Lugosch et al. 2019, section 3.2; Cho et al. 2020, section 3.3.
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 
+from slu_kd_lobes.randomness import Dropout
 from slu_kd_lobes.sincnet import MaskedBiGRU
 
 
@@ -37,7 +38,7 @@ class IntentClassifier(torch.nn.Module):
     ):
         super().__init__()
         self.rnn = MaskedBiGRU(input_size, hidden_size)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = torch.nn.Linear(2 * hidden_size, num_logits)
 
     def forward(self, features, lengths=None):

@@ -19,10 +19,11 @@ Authors
 """
 
 import json
+import statistics
 import sys
 import time
 from collections import defaultdict
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import speechbrain as sb
@@ -31,7 +32,13 @@ from prepare import prepare_fsc
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.data_utils import batch_pad_right
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    if_main_process,
+    infer_device,
+    is_distributed_initialized,
+    run_on_main,
+)
 from speechbrain.utils.logger import get_logger
 from torch.utils.tensorboard import SummaryWriter
 
@@ -39,6 +46,7 @@ from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.batching import UtteranceDataset
 from slu_kd_lobes.checkpoints import load_pretrained
 from slu_kd_lobes.distillation import intent_errors
+from slu_kd_lobes.distributed import rank_and_processes, sum_over_processes
 from slu_kd_lobes.features import FeatureStore, module_fingerprint, sha256
 from slu_kd_lobes.files import check_writable, write_json
 from slu_kd_lobes.hparams import (
@@ -55,6 +63,7 @@ from slu_kd_lobes.provenance import (
     package_versions,
     peak_memory_mb,
 )
+from slu_kd_lobes.randomness import seed_step
 from slu_kd_lobes.report import (
     plot_confusion,
     plot_learning_curves,
@@ -66,102 +75,168 @@ from train_teacher import get_teacher_table
 
 logger = get_logger(__name__)
 
+LOOK_EVERY = 50  # steps between two looks at the loss of a GPU
+
+
+@dataclass
+class Data:
+    """What students with the same data and encoder share."""
+
+    manifests: dict
+    schema: SlotSchema
+    tables: dict  # of the teachers, by name
+    encoder: torch.nn.Module
+    datasets: dict
+    seconds: dict
+
 
 class SLUBrain(sb.Brain):
     """Trains the student on the labels and on its teachers' logits.
 
-    Besides what `main` gives it: `encoder` (None when features are stored),
-    `schema`, `teacher_logits` [teachers, transcripts, values] and `history`.
+    Besides what `make_brain` gives to SpeechBrain's Brain, it has the `data`,
+    the logits of all tables as `teacher_logits`, and the `history`.
     """
 
     def compute_forward(self, batch, stage):
         """Returns the student's logits, [batch, values]."""
-        batch = batch.to(self.device)
-        features, lengths = batch.inputs, batch.lengths
-        if self.encoder is not None:
-            features, lengths = self.encoder(features, lengths)
-        return self.modules.student(features, lengths)
+        batch.to(self.device)
+        training = stage == sb.Stage.TRAIN
+        if not batch.encoded:
+            if training:
+                seed = self.hparams.shuffle_seed
+                seed_step(seed, self.epoch, self.step, stream=1)
+            batch.inputs, batch.lengths = self.data.encoder(
+                batch.inputs, batch.lengths
+            )
+            batch.encoded = True
+        if training:
+            seed_step(self.hparams.seed, self.epoch, self.step)
+        return self.modules.student(batch.inputs, batch.lengths)
 
     def compute_objectives(self, logits, batch, stage):
         """Returns the loss, eq. 1; the cross entropy outside training."""
-        slices = self.schema.slices
-        targets = batch.targets.to(self.device)
+        slices = self.data.schema.slices
+        # Fillers of a process's part count only where it has nothing else.
+        own = slice(batch.size or None)
+        logits, targets = logits[own], batch.targets[own]
         ce = self.hparams.ce_loss(logits, targets, slices)
         if stage != sb.Stage.TRAIN:
-            self.logits.append(logits.detach())
+            self.note(batch.size, loss=ce)
+            self.logits.append(logits)
             self.indices += batch.indices
             return ce
         errors = intent_errors(logits.detach(), targets, slices)
-        self.note(len(errors), ce=ce, error=100 * errors.mean())
-        if not len(self.teacher_logits):
-            return ce
-        rows = batch.teacher_rows.T.to(self.device)
-        teacher_logits = torch.stack(
-            [table[row] for table, row in zip(self.teacher_logits, rows)]
+        self.note(batch.size, ce=ce, error=100 * errors.mean())
+        # The error rate of eqs. 4 and 5a is that of the whole batch.
+        error_rate = (
+            sum_over_processes(errors[: batch.size].sum()) / batch.total
         )
-        kd, weights = self.hparams.distillation(
-            logits, teacher_logits, errors.mean(), slices
-        )
-        beta = self.hparams.kd_schedule(self.epoch, errors.mean())
-        # gamma, the professor's share, is its weight; a lone teacher's is 0.
-        shares = dict(zip(self.hparams.teachers, weights))
-        gamma = shares.pop("professor", torch.tensor(0.0))
-        shares.pop("teacher", None)
-        others = {f"weight_{name}": value for name, value in shares.items()}
-        self.note(len(errors), kd=kd, beta=beta, gamma=gamma, **others)
-        return (1 - beta) * ce + beta * kd
+        loss = ce
+        if self.hparams.teachers:
+            columns = list(self.teacher_logits)
+            teacher_logits = torch.stack(
+                [
+                    self.teacher_logits[name][
+                        batch.teacher_rows[own, columns.index(name)]
+                    ]
+                    for name in self.hparams.teachers
+                ]
+            )
+            kd, weights = self.hparams.distillation(
+                logits, teacher_logits, error_rate, slices
+            )
+            beta = self.hparams.kd_schedule(self.epoch, error_rate)
+            loss = (1 - beta) * ce + beta * kd
+            # gamma is the professor's weight; a lone teacher's is 0.
+            shares = dict(zip(self.hparams.teachers, weights))
+            gamma = shares.pop("professor", 0.0)
+            shares.pop("teacher", None)
+            others = {f"weight_{name}": value for name, value in shares.items()}
+            self.note(batch.size, kd=kd, beta=beta, gamma=gamma, **others)
+        self.note(batch.size, loss=loss)
+        # Processes average their gradients: weigh by the size of the part.
+        _, processes = rank_and_processes()
+        return loss * (processes * batch.size / batch.total)
 
-    def note(self, items, **values):
-        """Adds to the epoch's means without waiting for the device."""
-        for name, value in values.items():
-            value = torch.as_tensor(value, device=self.device).detach()
-            total, count = self.sums[name]
-            self.sums[name] = total + items * value, count + items
+    def fit_batch(self, batch):
+        """As SpeechBrain's, but nothing waits for the device."""
+        should_step = self.step % self.grad_accumulation_factor == 0
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            # A spoilt student stays so: a GPU need not be asked every time.
+            if not loss.is_cuda or self.step % LOOK_EVERY == 0:
+                self.check_loss_isfinite(loss)
+            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach()
+
+    def update_average(self, loss, avg_loss):
+        """The mean for the progress bar, looked at now and then."""
+        if self.step % LOOK_EVERY != 1:
+            return avg_loss
+        return self.means()["loss"]
 
     def check_loss_isfinite(self, loss):
         """Stops at once: a step on such a loss would spoil the student."""
         if not torch.isfinite(loss):
-            parts = ", ".join(
-                f"{name} {float(total) / count:.4g}"
-                for name, (total, count) in self.sums.items()
-            )
+            parts = ", ".join(f"{k} {v:.4g}" for k, v in self.means().items())
             raise ValueError(
                 f"the loss is {float(loss)} at epoch {self.epoch}, step "
                 f"{self.step} (means so far: {parts}): lower lr, or look for "
                 "broken audio or teachers"
             )
 
+    def note(self, items, **values):
+        """Adds to the sums of this stage without waiting for the device."""
+        for name, value in values.items():
+            value = torch.as_tensor(value, device=self.device).detach()
+            total, count = self.sums[name]
+            self.sums[name] = total + items * value, count + items
+
+    def means(self):
+        """Means of what was noted, over the utterances of this process."""
+        return {
+            name: float(total) / max(1, count)
+            for name, (total, count) in self.sums.items()
+        }
+
     def on_stage_start(self, stage, epoch=None):
-        """Starts the sums; one seed an epoch makes a resumed run the same."""
+        """Starts the sums and the clock."""
+        self.stage_started = time.perf_counter()
         self.sums = defaultdict(lambda: (0.0, 0))
         self.logits, self.indices = [], []
-        if stage == sb.Stage.TRAIN:
+        training = stage == sb.Stage.TRAIN
+        if training:
             self.epoch = epoch
-            torch.manual_seed(self.hparams.seed + epoch)
-            self.hparams.unfreezing(self.hparams.encoder, epoch)
-        if self.encoder is not None:
-            training = stage == sb.Stage.TRAIN and (
-                self.hparams.unfreezing.trains or self.hparams.encoder_dropout
-            )
-            self.encoder.train(training)
+            self.hparams.unfreezing(self.data.encoder, epoch)
+        moving = self.hparams.unfreezing.trains or self.hparams.encoder_dropout
+        self.data.encoder.train(training and moving)
 
     def on_stage_end(self, stage, stage_loss, epoch):
         """Logs and saves after validation."""
         if stage == sb.Stage.TRAIN:
-            self.train_stats = {
-                name: float(total) / count
-                for name, (total, count) in self.sums.items()
-            }
-            self.train_stats["loss"] = float(stage_loss)
+            for name, sums in self.sums.items():
+                sums = torch.tensor([float(value) for value in sums])
+                sums = sum_over_processes(sums.to(self.device))
+                self.sums[name] = sums.tolist()
+            self.train_stats = self.means()
+            self.check_loss_isfinite(torch.tensor(self.train_stats["loss"]))
+            self.clock("train_epoch")
             return
         logits = torch.cat(self.logits).float().cpu().numpy()
         targets = self.dataset.targets[self.indices].numpy()
-        self.metrics = slot_metrics(logits, targets, self.schema.slices)
+        self.metrics = slot_metrics(logits, targets, self.data.schema.slices)
         if stage == sb.Stage.TEST:
             self.outputs = logits, targets, self.indices
             return
+        self.clock("valid_epoch")
         valid_stats = {
-            "loss": float(stage_loss),
+            "loss": self.means()["loss"],
             "error": self.metrics["intent_error"],
         }
         self.hparams.train_logger.log_stats(
@@ -172,12 +247,18 @@ class SLUBrain(sb.Brain):
             **{f"valid_{k}": v for k, v in valid_stats.items()},
         }
         self.history.epochs.append({"epoch": epoch, **stats})
-        for name, value in stats.items():
-            self.tensorboard.add_scalar(name, value, epoch)
+        if if_main_process():
+            with SummaryWriter(self.hparams.tensorboard_folder) as writer:
+                for name, value in stats.items():
+                    writer.add_scalar(name, value, epoch)
         self.checkpointer.save_and_keep_only(
             meta={"valid_error": float(stats["valid_error"]), "epoch": epoch},
             min_keys=["valid_error"],
         )
+
+    def clock(self, name):
+        """Keeps the seconds of the stage that ends."""
+        self.seconds[name].append(time.perf_counter() - self.stage_started)
 
     def test(self, dataset):
         """Metrics and outputs of a data set, with the epoch to be tested."""
@@ -203,7 +284,7 @@ def dataio_prep(hparams, manifests, schema, tables, store):
     @takes("transcription")
     @provides("teacher_rows")
     def teacher_pipeline(transcription):
-        rows = [table.rows([transcription]) for table in tables]
+        rows = [table.rows([transcription]) for table in tables.values()]
         return torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
 
     splits = {
@@ -224,47 +305,62 @@ def dataio_prep(hparams, manifests, schema, tables, store):
         pipelines[name].set_output_keys(["sig"])
     if store is not None:
         everything = [row for name in splits for row in rows[name]]
-        store.load(
-            *([row[key] for row in everything] for key in ("wav", "duration"))
-        )
+        audio = [
+            [row[key] for row in everything] for key in ("wav", "duration")
+        ]
+        run_on_main(store.build, audio)
     datasets = {}
     for name in splits:
         ids, wavs, durations, targets, teacher_rows = zip(
             *(row.values() for row in rows[name])
         )
         if store is None:
-            read = partial(read_waveforms, pipelines[name])
+            read = waveform_reader(pipelines[name])
             lengths = [round(1000 * duration) for duration in durations]
         else:
             stored = store.load(wavs, durations)
             read, lengths = stored.batch, stored.lengths
         datasets[name] = UtteranceDataset(
-            ids, read, torch.stack(targets), torch.stack(teacher_rows), lengths
+            ids,
+            read,
+            torch.stack(targets),
+            torch.stack(teacher_rows),
+            lengths,
+            encoded=store is not None,
         )
     return datasets
 
 
-def read_waveforms(pipeline, indices):
-    """Waveforms of a batch, padded, and their relative lengths."""
-    return batch_pad_right([pipeline[index]["sig"] for index in indices])
+def waveform_reader(pipeline):
+    """Reads waveforms of a batch, padded, and their relative lengths."""
+
+    def read(indices, longest):
+        return batch_pad_right([pipeline[index]["sig"] for index in indices])
+
+    return read
 
 
 def make_encoder(hparams, device):
     """The pre-trained encoder; refuses to store features that would change."""
     encoder = hparams["encoder"]
+    trains = hparams["unfreezing"].trains
     if hparams["encoder_source"] is not None:
         load_pretrained(hparams["pretrainer"], hparams["encoder_source"])
-    elif not hparams["unfreezing"].trains:
+    elif not trains:
         raise ValueError(
             "encoder_source is null and unfreezing is Frozen: an encoder "
             "that is neither pre-trained nor trained hears nothing"
         )
-    moving = hparams["unfreezing"].trains or hparams["encoder_dropout"]
-    if hparams["store_features"] and moving:
+    if hparams["store_features"] and (trains or hparams["encoder_dropout"]):
         key = "encoder_dropout" if hparams["encoder_dropout"] else "unfreezing"
         raise ValueError(
             f"features cannot be stored when {key} changes them in training: "
             "set store_features to False"
+        )
+    if trains and rank_and_processes()[1] > 1:
+        raise ValueError(
+            "an encoder that unfreezes cannot train in several processes: "
+            "start train.py without torchrun, or leave unfreezing at Frozen"
         )
     return encoder.to(device)
 
@@ -283,63 +379,171 @@ def make_store(hparams, encoder, run_opts):
     )
 
 
-def get_tables(hparams, run_opts):
-    """The teachers' tables, in the order of the configuration."""
+def get_tables(hparams, teachers, run_opts):
+    """The tables of the teachers, by name."""
     keys = ("data_folder", "csv_folder", "slots", "slot_values", "test_splits")
     keys += ("teacher_folder", "text_encoder")
     overrides = {key: hparams[key] for key in keys}
     overrides.update(hparams["teacher_overrides"])
     folder = Path(__file__).resolve().parent / "hparams"
-    return [
-        get_teacher_table(
+    return {
+        name: get_teacher_table(
             folder / f"{name}.yaml", json.dumps(overrides), run_opts
         )
-        for name in hparams["teachers"]
-    ]
+        for name in teachers
+    }
 
 
-def write_outputs(hparams, brain, datasets, manifests, seconds, encoder):
+def parse_arguments(arguments):
+    """SpeechBrain's, with the device; joins the processes of torchrun."""
+    _, run_opts, _ = sb.parse_arguments(arguments)
+    device = run_opts.device or infer_device()
+    known = [f"--device={device}"]
+    if device == "cpu":
+        known.append("--distributed_backend=gloo")
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments + known)
+    ddp_init_group(run_opts)
+    return hparams_file, run_opts, overrides
+
+
+def open_run(folder, text):
+    """Makes the output folder, or goes on in that of the same run."""
+    check_same_run(folder, text)
+    check_writable(folder, megabytes=100)
+    sb.create_experiment_directory(folder)
+    run_on_main(save_yaml, [folder, text])
+
+
+def load_data(hparams, teachers, run_opts):
+    """Prepares all that comes before the student, and times it."""
+    seconds = {}
+
+    def timed(name, function, *args, **kwargs):
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        seconds[name] = time.perf_counter() - start
+        return result
+
+    keys = "data_folder slots csv_folder test_splits slot_values sample_rate"
+    keys += " train_fraction subset_seed skip_prep"
+    manifests = timed(
+        "prepare",
+        run_on_main,
+        prepare_fsc,
+        kwargs={
+            "save_folder": hparams["manifest_folder"],
+            **{key: hparams[key] for key in keys.split()},
+        },
+    )
+    schema = SlotSchema.load(manifests["slots"])
+    tables = timed("teacher", get_tables, hparams, teachers, run_opts)
+    encoder = make_encoder(hparams, run_opts["device"])
+    store = make_store(hparams, encoder, run_opts)
+    datasets = timed(
+        "features", dataio_prep, hparams, manifests, schema, tables, store
+    )
+    return Data(manifests, schema, tables, encoder, datasets, seconds)
+
+
+def make_brain(hparams, data, run_opts):
+    """The student of a configuration, ready to train on the data."""
+    # Whatever ran before, the same seed gives the same student.
+    sb.utils.seed.seed_everything(hparams["seed"])
+    modules = {"student": hparams["student"](num_logits=data.schema.num_logits)}
+    if hparams["unfreezing"].trains:
+        modules["encoder"] = data.encoder
+    history = TrainingHistory()
+    train_manifest = Path(data.manifests["train"]).read_bytes()
+    provenance = Provenance(
+        {
+            "train data": sha256(train_manifest),
+            "encoder": module_fingerprint(data.encoder),
+            "teacher": [
+                data.tables[name].made_from for name in hparams["teachers"]
+            ],
+        }
+    )
+    hparams["checkpointer"].add_recoverables(
+        {
+            **modules,
+            "slots": data.schema,
+            "history": history,
+            "provenance": provenance,
+        }
+    )
+    brain = SLUBrain(
+        modules=modules,
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.data = data
+    brain.dataset = data.datasets["valid"]
+    brain.teacher_logits = {
+        name: table.logits.to(brain.device)
+        for name, table in data.tables.items()
+    }
+    brain.history = history
+    brain.seconds = defaultdict(list)
+    return brain
+
+
+def make_loaders(hparams, datasets):
+    """The loaders of training, in its random order, and of validation."""
+    train = datasets["train"].loader(
+        hparams["batch_size"], hparams["shuffle_seed"], hparams["num_workers"]
+    )
+    return train, datasets["valid"].loader(hparams["batch_size"])
+
+
+def write_outputs(hparams, brain, seconds):
     """Tests, and writes metrics, predictions and plots."""
-    folder = Path(hparams["output_folder"])
-    slots = brain.schema.slices
+    folder, data = Path(hparams["output_folder"]), brain.data
+    main_test = data.manifests["main_test"]
     start = time.perf_counter()
-    valid, _ = brain.test(datasets["valid"])
-    tests, plots = {}, [folder / "learning_curves.png"]
-    for name in manifests["tests"]:
-        data = datasets[name]
-        tests[name], (logits, targets, indices) = brain.test(data)
+    valid, _ = brain.test(data.datasets["valid"])
+    results = {
+        name: brain.test(data.datasets[name])
+        for name in data.manifests["tests"]
+    }
+    seconds = {**seconds, "test": time.perf_counter() - start}
+    for name, values in brain.seconds.items():
+        seconds[name] = statistics.median(values)
+    if not if_main_process():
+        return
+    slots = data.schema.slices
+    for name, (_, (logits, targets, indices)) in results.items():
         write_predictions(
             folder / f"predictions_{name}.csv",
-            [data.ids[index] for index in indices],
+            [data.datasets[name].ids[index] for index in indices],
             logits,
             targets,
-            brain.schema,
+            data.schema,
         )
-        if name == manifests["main_test"]:
-            values, _ = slot_predictions(logits, slots)
-            for i, slot in enumerate(slots):
-                plots.append(folder / f"confusion_{slot}.png")
-                names = brain.schema.values[slot]
-                plot_confusion(
-                    plots[-1], slot, names, targets[:, i], values[:, i]
-                )
-    seconds["test"] = time.perf_counter() - start
+    plots = [folder / "learning_curves.png"]
     plot_learning_curves(brain.history, plots[0])
+    logits, targets, _ = results[main_test][1]
+    values, _ = slot_predictions(logits, slots)
+    for i, slot in enumerate(slots):
+        plots.append(folder / f"confusion_{slot}.png")
+        names = data.schema.values[slot]
+        plot_confusion(plots[-1], slot, names, targets[:, i], values[:, i])
+    tests = {name: metrics for name, (metrics, _) in results.items()}
     trained = sum(p.numel() for p in brain.modules.parameters())
-    frozen = sum(p.numel() for p in encoder.parameters())
+    frozen = sum(p.numel() for p in data.encoder.parameters())
     if hparams["unfreezing"].trains:
         frozen = 0
-    others = {k: v for k, v in tests.items() if k != manifests["main_test"]}
     metrics = {
         "config": hparams["config"],
         "seed": hparams["seed"],
         "train_fraction": hparams["train_fraction"],
         "subset_seed": hparams["subset_seed"],
-        "n_train": len(datasets["train"]),
+        "n_train": len(data.datasets["train"]),
         "valid": valid,
-        "test": tests[manifests["main_test"]],
-        **others,
-        "main_test": manifests["main_test"],
+        "test": tests[main_test],
+        **{k: v for k, v in tests.items() if k != main_test},
+        "main_test": main_test,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
         "parameters": {"trained": trained, "frozen": frozen},
@@ -355,95 +559,20 @@ def write_outputs(hparams, brain, datasets, manifests, seconds, encoder):
 
 def main(arguments):
     """Prepares, trains and tests."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    seconds = {}
-
-    def timed(name, function, *args, **kwargs):
-        start = time.perf_counter()
-        result = function(*args, **kwargs)
-        seconds[name] = time.perf_counter() - start
-        return result
-
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
     with one_sentence_errors():
         hparams, text = load_hparams(hparams_file, overrides)
-        check_same_run(hparams["output_folder"], text)
-        check_writable(hparams["output_folder"], megabytes=100)
-        sb.create_experiment_directory(hparams["output_folder"])
-        run_on_main(save_yaml, [hparams["output_folder"], text])
-        manifests = timed(
-            "prepare",
-            run_on_main,
-            prepare_fsc,
-            kwargs={
-                "data_folder": hparams["data_folder"],
-                "save_folder": hparams["manifest_folder"],
-                "slots": hparams["slots"],
-                "csv_folder": hparams["csv_folder"],
-                "test_splits": hparams["test_splits"],
-                "slot_values": hparams["slot_values"],
-                "train_fraction": hparams["train_fraction"],
-                "subset_seed": hparams["subset_seed"],
-                "sample_rate": hparams["sample_rate"],
-                "skip_prep": hparams["skip_prep"],
-            },
-        )
-        schema = SlotSchema.load(manifests["slots"])
-        tables = timed("teacher", get_tables, hparams, run_opts)
-        encoder = make_encoder(hparams, run_opts["device"])
-        store = make_store(hparams, encoder, run_opts)
-        datasets = timed(
-            "features", dataio_prep, hparams, manifests, schema, tables, store
-        )
-
-    # Whatever ran before, the same seed gives the same student.
-    sb.utils.seed.seed_everything(hparams["seed"])
-    student = hparams["student"](num_logits=schema.num_logits)
-    modules = {"student": student}
-    if hparams["unfreezing"].trains:
-        modules["encoder"] = encoder
-    history = TrainingHistory()
-    provenance = Provenance(
-        {
-            "train data": sha256(Path(manifests["train"]).read_bytes()),
-            "encoder": module_fingerprint(encoder),
-            "teacher": [table.made_from for table in tables],
-        }
-    )
-    hparams["checkpointer"].add_recoverables(
-        {
-            **modules,
-            "slots": schema,
-            "history": history,
-            "provenance": provenance,
-        }
-    )
-    brain = SLUBrain(
-        modules=modules,
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.encoder = encoder if store is None else None
-    brain.schema = schema
-    brain.history = history
-    brain.teacher_logits = [table.logits.to(brain.device) for table in tables]
-    brain.tensorboard = SummaryWriter(hparams["tensorboard_folder"])
-    brain.dataset = datasets["valid"]
-    train_loader = datasets["train"].loader(
-        hparams["batch_size"], hparams["seed"], hparams["num_workers"]
-    )
+        open_run(hparams["output_folder"], text)
+        data = load_data(hparams, hparams["teachers"], run_opts)
+    brain = make_brain(hparams, data, run_opts)
+    train_loader, valid_loader = make_loaders(hparams, data.datasets)
     brain.train_sampler = train_loader.batch_sampler
-    timed(
-        "train",
-        brain.fit,
-        hparams["epoch_counter"],
-        train_loader,
-        datasets["valid"].loader(hparams["batch_size"]),
-    )
-    brain.tensorboard.close()
-    write_outputs(hparams, brain, datasets, manifests, seconds, encoder)
+    start = time.perf_counter()
+    brain.fit(hparams["epoch_counter"], train_loader, valid_loader)
+    seconds = {**data.seconds, "train": time.perf_counter() - start}
+    write_outputs(hparams, brain, seconds)
+    if is_distributed_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

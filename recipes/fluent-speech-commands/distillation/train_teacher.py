@@ -111,6 +111,7 @@ def train_teacher(hparams, schema, rows, run_opts):
         hparams=hparams,
         run_opts=run_opts,
     )
+    brain.distributed_launch = False  # one process trains it for all
     brain.slices = schema.slices
     items = [
         {"transcript": text, "targets": torch.tensor(targets)}
@@ -180,20 +181,27 @@ def get_teacher_table(hparams_file, overrides, run_opts):
     made_from = teacher_identity(hparams, text, schema, splits)
     identity = sha256(json.dumps(made_from).encode())[:12]
     path = folder / f"{name}-{identity}" / "table.safetensors"
-    if path.is_file():
-        table = TeacherTable.load(path, made_from)
-        logger.info(f"The {name}'s table of logits is {path}")
-        return table
-
-    logger.info(
-        f"No {name} for this data and these settings in {folder}: training it "
-        f"now on {len(splits['train'])} transcripts"
-    )
     run_on_main(
-        make_table,
+        find_or_make_table,
         args=[hparams, text, schema, splits, made_from, path, run_opts],
     )
     return TeacherTable.load(path, made_from)
+
+
+def find_or_make_table(
+    hparams, text, schema, splits, made_from, path, run_opts
+):
+    """Leaves a sound table at the path."""
+    name = hparams["name"]
+    if path.is_file():
+        TeacherTable.load(path, made_from)
+        logger.info(f"The {name}'s table of logits is {path}")
+        return
+    logger.info(
+        f"There is no {name} for this data and these settings yet: training "
+        f"it now on {len(splits['train'])} transcripts"
+    )
+    make_table(hparams, text, schema, splits, made_from, path, run_opts)
 
 
 def make_table(hparams, text, schema, splits, made_from, path, run_opts):

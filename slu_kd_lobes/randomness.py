@@ -1,0 +1,96 @@
+"""Random numbers that depend on the seed and the place in training alone.
+
+Every training step begins with a seed of its own, so a student draws the same
+numbers whether it trains alone or beside others, after a restart, or spread
+over several processes.
+"""
+
+import numpy as np
+import torch
+
+from slu_kd_lobes.distributed import rank_and_processes
+
+
+def seed_step(seed, epoch, step, stream=0):
+    """Seeds torch for one training step.
+
+    Arguments
+    ---------
+    seed : int
+        Seed of the run, at least 0.
+    epoch : int
+        Epoch, counted from 1.
+    step : int
+        Step within the epoch.
+    stream : int
+        Different numbers for different uses in the same step.
+
+    Example
+    -------
+    >>> seed_step(1234, epoch=2, step=7)
+    >>> first = torch.rand(1)
+    >>> seed_step(1234, epoch=2, step=7)
+    >>> bool(torch.rand(1) == first)
+    True
+    """
+    mixed = np.random.SeedSequence([seed, epoch, step, stream])
+    torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+
+
+class Dropout(torch.nn.Module):
+    """Dropout that is the same however a batch is spread over processes.
+
+    Under torch.distributed every process draws the noise of the whole batch
+    and takes its own rows, the processes holding equal parts of it in the
+    order of their ranks. Uniform numbers are compared because a CPU draws them
+    faster than the Bernoulli numbers of `torch.nn.Dropout`.
+
+    Arguments
+    ---------
+    p : float
+        Probability of a zero, at least 0 and below 1.
+
+    Raises
+    ------
+    ValueError
+        If the probability is out of range.
+
+    Example
+    -------
+    >>> dropout = Dropout(0.5)
+    >>> sorted(set(dropout(torch.ones(1000)).tolist()))
+    [0.0, 2.0]
+    >>> dropout.eval()(torch.ones(2))
+    tensor([1., 1.])
+    """
+
+    def __init__(self, p):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout {p} must be at least 0 and below 1")
+        self.p = p
+
+    def forward(self, x):
+        """Returns x with some values zero and the others scaled.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            [batch, ...].
+
+        Returns
+        -------
+        torch.Tensor
+            The shape of x.
+        """
+        if not self.training or self.p == 0:
+            return x
+        rank, processes = rank_and_processes()
+        size = len(x)
+        noise = torch.rand(processes * size, *x.shape[1:], device=x.device)
+        kept = noise[rank * size : (rank + 1) * size] >= self.p
+        return x * kept.to(x.dtype).div_(1 - self.p)
+
+    def extra_repr(self):
+        """What `print` shows beside the name."""
+        return f"p={self.p}"
