@@ -57,14 +57,16 @@ class Steps:
     def __init__(self, folder, threads):
         self.folder = folder
         self.threads = str(threads)
-        code = [ROOT / "slu_kd_lobes", ROOT / "recipes", ROOT / "hparams"]
-        files = [p for f in (*code, HERE) for p in f.rglob("*.py")]
-        files += (ROOT / "hparams").glob("*.yaml")
-        # What is printed of the figures does not change them.
-        files = [
-            p for p in files if p.stem not in ("fsc_scale", "results_page")
-        ]
-        self.code = sha256(b"".join(p.read_bytes() for p in sorted(files)))
+        names = ("slu_kd_lobes", "recipes", "hparams", "benchmarks")
+        files = sorted(
+            path
+            for name in names
+            for path in (ROOT / name).rglob("*")
+            if path.suffix in (".py", ".yaml")
+            # What prints the figures does not change them.
+            and path.stem not in ("fsc_scale", "results_page")
+        )
+        self.code = sha256(b"".join(path.read_bytes() for path in files))
 
     def run(self, name, *command):
         """Runs a Python script in an empty folder, unless that is done.

@@ -127,7 +127,7 @@ def results_tables(figures):
         "",
         f"{sizes['train']:,} for training, {sizes['valid']:,} for validation, "
         f"{sizes['test']:,} for the test. {machine['cpu']}, "
-        f"{machine['cores']} cores, {figures['threads']} threads; "
+        f"{machine['cores']} cores, threads: {figures['threads']}; "
         f"{', '.join(' '.join(item) for item in versions)}; "
         f"commit {figures['commit'] or 'unknown'}.",
         "",

@@ -5,14 +5,21 @@ numbers whether it trains alone or beside others, after a restart, or spread
 over several processes.
 """
 
+import threading
+
 import numpy as np
 import torch
 
 from slu_kd_lobes.distributed import rank_and_processes
 
+_thread = threading.local()  # the generators of this thread, by device
+
 
 def seed_step(seed, epoch, step, stream=0):
-    """Seeds torch for one training step.
+    """Seeds one training step.
+
+    It seeds torch as a whole, and `Dropout` in this thread alone, so that
+    students can train in several threads.
 
     Arguments
     ---------
@@ -34,7 +41,19 @@ def seed_step(seed, epoch, step, stream=0):
     True
     """
     mixed = np.random.SeedSequence([seed, epoch, step, stream])
-    torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+    _thread.seed = int(mixed.generate_state(1, np.uint64)[0] >> 1)
+    _thread.generators = {}
+    torch.manual_seed(_thread.seed)
+
+
+def _generator(device):
+    """What `Dropout` draws from; None, torch's own, in an unseeded thread."""
+    if not hasattr(_thread, "seed"):
+        return None
+    if device not in _thread.generators:
+        generator = torch.Generator(device).manual_seed(_thread.seed)
+        _thread.generators[device] = generator
+    return _thread.generators[device]
 
 
 class Dropout(torch.nn.Module):
@@ -87,7 +106,11 @@ class Dropout(torch.nn.Module):
             return x
         rank, processes = rank_and_processes()
         size = len(x)
-        noise = torch.rand(processes * size, *x.shape[1:], device=x.device)
+        noise = torch.rand(
+            (processes * size, *x.shape[1:]),
+            device=x.device,
+            generator=_generator(x.device),
+        )
         kept = noise[rank * size : (rank + 1) * size] >= self.p
         return x * kept.to(x.dtype).div_(1 - self.p)
 

@@ -5,12 +5,15 @@ that want the same batches in the same order get them from one loader, read
 and encoded once; each ends with the numbers that it would have alone.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
+
 import speechbrain as sb
 import torch
 from tqdm import tqdm
 
 
-def fit_together(brains, train_loaders, valid_loaders):
+def fit_together(brains, train_loaders, valid_loaders, workers=1):
     """Trains several students side by side, as `Brain.fit` trains each.
 
     A student that resumes at a later epoch, or has fewer epochs, joins and
@@ -24,6 +27,10 @@ def fit_together(brains, train_loaders, valid_loaders):
         One a student; students with the same object share its batches.
     valid_loaders : list of torch.utils.data.DataLoader
         One a student.
+    workers : int
+        Students that take a step at the same time, sharing out torch's
+        threads: a thread of its own for each is more than twice as fast as
+        two threads for one small student after the other.
 
     Example
     -------
@@ -49,59 +56,72 @@ def fit_together(brains, train_loaders, valid_loaders):
     """
     for brain in brains:
         brain.on_fit_start()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // workers))
+    with ThreadPoolExecutor(workers) as pool:
+        _fit(brains, train_loaders, valid_loaders, pool)
+    torch.set_num_threads(threads)
+
+
+def _fit(brains, train_loaders, valid_loaders, pool):
     students = list(zip(brains, train_loaders, valid_loaders))
-    while epochs := [
+    counters = {brain: brain.hparams.epoch_counter for brain in brains}
+    while waiting := [
         counter.current
-        for counter in (brain.hparams.epoch_counter for brain in brains)
+        for counter in counters.values()
         if counter.current < counter.limit
     ]:
+        # Those who are behind come first.
         active = [
-            (brain, train, valid)
-            for brain, train, valid in students
-            if brain.hparams.epoch_counter.current == min(epochs)
-            and min(epochs) < brain.hparams.epoch_counter.limit
+            student
+            for student in students
+            if counters[student[0]].current == min(waiting)
+            and counters[student[0]].limit > min(waiting)
         ]
         for brain, _, _ in active:
-            epoch = next(brain.hparams.epoch_counter)
-        _run_stage(
-            [(brain, train) for brain, train, _ in active],
-            sb.Stage.TRAIN,
-            epoch,
-        )
-        with torch.no_grad():
-            _run_stage(
-                [(brain, valid) for brain, _, valid in active],
-                sb.Stage.VALID,
-                epoch,
-            )
+            epoch = next(counters[brain])
+        train = [(brain, loader) for brain, loader, _ in active]
+        valid = [(brain, loader) for brain, _, loader in active]
+        _run_stage(train, sb.Stage.TRAIN, epoch, pool)
+        _run_stage(valid, sb.Stage.VALID, epoch, pool)
 
 
-def _run_stage(students, stage, epoch):
+def _run_stage(students, stage, epoch, pool):
     """One pass over the loaders, every batch for all who share its loader."""
     training = stage == sb.Stage.TRAIN
     losses = [0.0] * len(students)
-    for brain, _ in students:
-        brain.on_stage_start(stage, epoch)
-        brain.modules.train(training)
-        brain.zero_grad()
     loaders = list({id(loader): loader for _, loader in students}.values())
     for loader in loaders:
         if training and hasattr(loader.batch_sampler, "set_epoch"):
             loader.batch_sampler.set_epoch(epoch)
-    for loader in loaders:
-        sharing = [i for i, (_, own) in enumerate(students) if own is loader]
-        label = f"epoch {epoch}, {stage.name.lower()}, {len(sharing)} students"
-        for batch in tqdm(loader, desc=label, dynamic_ncols=True):
-            for i in sharing:
-                brain = students[i][0]
-                brain.step += 1
-                loss = (
-                    brain.fit_batch(batch)
-                    if training
-                    else brain.evaluate_batch(batch, stage)
-                )
-                losses[i] = brain.update_average(loss, losses[i])
+    for brain, _ in students:
+        brain.on_stage_start(stage, epoch)
+        brain.modules.train(training)
+        brain.zero_grad()
+
+    def take_step(i, batch):
+        brain = students[i][0]
+        brain.step += 1
+        with torch.set_grad_enabled(training):  # it is a setting of the thread
+            if training:
+                loss = brain.fit_batch(batch)
+            else:
+                loss = brain.evaluate_batch(batch, stage)
+        losses[i] = brain.update_average(loss, losses[i])
+
+    label = f"epoch {epoch}, {stage.name.lower()}, {len(students)} students"
+    steps = max(len(loader) for loader in loaders)
+    for batches in tqdm(zip_longest(*loaders), label, steps, ncols=79):
+        batch_of = {id(o): batch for o, batch in zip(loaders, batches)}
+        taking = [
+            (i, batch_of[id(own)])
+            for i, (_, own) in enumerate(students)
+            if batch_of[id(own)] is not None
+        ]
+        list(pool.map(take_step, *zip(*taking)))
     for (brain, _), loss in zip(students, losses):
         brain.zero_grad(set_to_none=True)
+        if not training:
+            brain.step = 0  # before the checkpoint, which keeps it
         brain.on_stage_end(stage, loss, epoch)
         brain.step = 0

@@ -75,10 +75,10 @@ def dataset():
     """Ten utterances whose inputs tell which they are."""
     lengths = [5, 3, 9, 1, 7, 2, 8, 4, 6, 10]
 
-    def read(indices):
+    def read(indices, longest):
         frames = torch.tensor([lengths[i] for i in indices])
         features = torch.tensor(indices).view(-1, 1, 1).float()
-        return features.expand(-1, int(frames.max()), 2), frames
+        return features.expand(-1, longest, 2), frames
 
     return UtteranceDataset(
         ids=[f"u{i}" for i in range(10)],
@@ -100,6 +100,8 @@ def test_all_parts_of_a_batch_belong_together(dataset, seed, workers):
         assert batch.lengths.tolist() == [dataset.lengths[i] for i in index]
         assert torch.equal(batch.targets, dataset.targets[index])
         assert torch.equal(batch.teacher_rows, dataset.teacher_rows[index])
+        assert batch.inputs.shape[1] == batch.lengths.max()
+        assert batch.size == batch.total == len(index)
         seen += batch.indices
     assert sorted(seen) == list(range(10)) and len(loader) == 3
 
@@ -123,8 +125,34 @@ def test_loader_shuffles_anew_each_epoch(dataset):
 
 def test_to_moves_every_tensor_and_keeps_the_indices():
     """The meta device stands for any other."""
-    batch = UtteranceBatch([3], *(torch.zeros(1, 2) for _ in range(4)))
+    tensors = [torch.zeros(1, 2) for _ in range(4)]
+    batch = UtteranceBatch([3], *tensors, size=1, total=1)
     moved = batch.to("meta")
-    assert moved.indices == [3]
+    assert moved is batch and moved.indices == [3]
     for name in ("inputs", "lengths", "targets", "teacher_rows"):
         assert getattr(moved, name).device.type == "meta"
+
+
+def test_processes_read_their_parts_of_the_same_batches(dataset, monkeypatch):
+    """All padded to the longest of the whole batch; fillers do not count."""
+    whole = list(dataset.loader(4, seed=0))
+    parts = []
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(
+            "slu_kd_lobes.batching.rank_and_processes", lambda r=rank: (r, 3)
+        )
+        parts.append(list(dataset.loader(4, seed=0)))
+    for batch, *own in zip(whole, *parts):
+        assert sum((b.indices[: b.size] for b in own), []) == batch.indices
+        assert len({b.inputs.shape for b in own}) == 1
+        assert all(b.inputs.shape[1] == batch.inputs.shape[1] for b in own)
+        assert all(b.total == batch.total == len(batch.indices) for b in own)
+
+
+def test_all_processes_validate_everything(dataset, monkeypatch):
+    """Without a seed nothing is split."""
+    monkeypatch.setattr(
+        "slu_kd_lobes.batching.rank_and_processes", lambda: (1, 2)
+    )
+    read = [i for batch in dataset.loader(4) for i in batch.indices]
+    assert sorted(read) == list(range(10))

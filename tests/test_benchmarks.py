@@ -261,6 +261,94 @@ def test_a_step_that_fails_says_where_and_why(tmp_path, script):
             )
 
 
+CALLS = {
+    "stored": ["cold", "extraction", "forward", "stored"],
+    "peers": ["on_the_fly", "speechbrain_cached"],
+    "reference": ["reference_fixed", "reference_published"],
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What `measure` would run, by name; each leaves made-up figures."""
+    commands = {}
+
+    def run(self, name, *command):
+        commands[name] = command
+        names = ("prepare", "teacher", "train_epoch", "valid_epoch")
+        return {
+            "seconds": {key: name + " " + key for key in names}
+            if command[0] == "train.py"
+            else name,
+            "train_epoch_seconds": name,
+            "peak_memory_mb": name,
+            "wall_seconds": name,
+            **({} if name == "speechbrain_cached" else {"measured_batches": 3}),
+        }
+
+    monkeypatch.setattr(fsc_scale.Steps, "run", run)
+    monkeypatch.setattr(fsc_scale, "check_reference", lambda folder: None)
+    monkeypatch.setattr(
+        fsc_scale.subprocess,
+        "run",
+        lambda command: fsc_scale.subprocess.CompletedProcess(command, 0),
+    )
+    monkeypatch.setattr(
+        fsc_scale.importlib.util, "find_spec", lambda name: None
+    )
+    return commands
+
+
+def test_every_figure_comes_from_its_step(tmp_path, calls):
+    found = fsc_scale.measure(tmp_path, 1, 1, 20, reference=tmp_path)
+    assert list(calls) == sum(CALLS.values(), [])
+    assert found["train_epoch_seconds"] == {
+        "stored": "stored train_epoch",
+        "on_the_fly": "on_the_fly train_epoch",
+        "speechbrain_cached": "speechbrain_cached",
+        "reference_fixed": "reference_fixed",
+        "reference_published": "reference_published",
+    }
+    assert found["valid_epoch_seconds"] == "stored valid_epoch"
+    assert found["prepare_seconds"] == "cold prepare"
+    assert found["teacher_seconds"] == "cold teacher"
+    assert found["run_seconds"] == found["peak_memory_mb"] == "stored"
+    assert found["extraction_seconds"] == "extraction"
+    assert found["extraction_forward_seconds"] == "forward"
+    assert found["extraction_peak_memory_mb"] == "extraction"
+    assert set(found["measured_batches"]) == {
+        "extraction_forward",
+        *CALLS["reference"],
+    }
+    assert found["utterances"] == standin.SPLITS
+
+
+def test_a_run_finds_the_features_that_the_first_one_stored(tmp_path, calls):
+    fsc_scale.measure(tmp_path, 1, 1, epochs=7)
+    stores = [
+        [
+            part
+            for part in calls[name]
+            if "_folder" in part and "out" not in part
+        ]
+        for name in ("cold", "stored", "on_the_fly")
+    ]
+    assert stores[0] == stores[1] == stores[2]
+    assert f"--feature_folder={tmp_path}/runs/cold/features" in stores[0]
+    assert "--number_of_epochs=7" in calls["stored"]
+    assert "--store_features=False" in calls["on_the_fly"]
+    assert "--store_features=False" not in calls["stored"]
+
+
+def test_peers_are_left_out_on_request(tmp_path, calls):
+    found = fsc_scale.measure(tmp_path, 4, 1, 20, only="stored")
+    assert list(calls) == CALLS["stored"]
+    assert list(found["train_epoch_seconds"]) == ["stored"]
+    calls.clear()
+    fsc_scale.measure(tmp_path, 1, 1, 20)
+    assert list(calls) == CALLS["stored"] + CALLS["peers"]
+
+
 # The page
 
 
@@ -297,7 +385,7 @@ def figures(scale=1, **others):
 def test_the_tables_compare_with_stored_features():
     tables = results_page.results_tables(figures())
     assert "## Scale 1: 150 utterances" in tables
-    assert "a CPU, 4 cores, 2 threads; torch 2.13.0; commit 0123abc" in tables
+    assert "a CPU, 4 cores, threads: 2; torch 2.13.0; commit 0123abc" in tables
     assert "| stored features (this project) | 8.00 | 1.0 |" in tables
     assert "| on the fly (this project) | 100.00 | 12.5 |" in tables
     assert "fixed (40 batches timed) | 120.00 | 15.0 |" in tables
@@ -347,3 +435,61 @@ def test_the_plot_takes_one_scale_or_several(tmp_path):
         content = (tmp_path / "scaling.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert [p.name for p in tmp_path.iterdir()] == ["scaling.png"]
+
+
+# The command
+
+
+def run_main(monkeypatch, folder, *arguments):
+    """Runs the command, with the measuring replaced, in a folder."""
+    keys = ("threads", "machine", "versions", "commit", "command")
+    measured = {k: v for k, v in figures(0.5).items() if k not in keys}
+    monkeypatch.setattr(fsc_scale, "measure", lambda *settings: measured)
+    monkeypatch.setattr(fsc_scale, "HERE", folder / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["fsc_scale.py", *map(str, arguments)])
+    fsc_scale.main()
+
+
+def test_json_alone_is_written_on_request(tmp_path, monkeypatch):
+    out = tmp_path / "out.json"
+    run_main(monkeypatch, tmp_path, "--scale=0.5", "--json", out, "--threads=3")
+    found = json.loads(out.read_text())
+    assert found.keys() == figures().keys()
+    assert found["threads"] == 3
+    assert found["command"] == (
+        f"python fsc_scale.py --scale=0.5 --json {out} --threads=3"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_page_plot_and_figures_are_written_and_named(
+    tmp_path, monkeypatch, capsys
+):
+    run_main(monkeypatch, tmp_path, "--scale=0.5")
+    results = tmp_path / "benchmarks" / "results"
+    page = tmp_path / "benchmarks" / "RESULTS.md"
+    names = sorted(path.name for path in results.iterdir())
+    assert names == ["fsc_scale_0.5.json", "scaling.png"]
+    assert "## Scale 0.5: 150 utterances" in page.read_text()
+    printed = capsys.readouterr().out
+    assert str(page) in printed and str(results / "scaling.png") in printed
+    assert "| stored features (this project) | 8.00 | 1.0 |" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--scale=0"], "error: a scale of 0 leaves a split without"),
+        (["--threads=0"], "error: --threads and --epochs must be at least 1"),
+        (["--reference=no/where"], "error: the folder no/where has no data.py"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    tmp_path, monkeypatch, arguments, sentence
+):
+    arguments += [f"--json={tmp_path}/out.json", f"--folder={tmp_path}/in"]
+    monkeypatch.setattr(sys, "argv", ["fsc_scale.py", *arguments])
+    with pytest.raises(SystemExit, match=sentence) as stopped:
+        fsc_scale.main()
+    assert "\n" not in stopped.value.code
+    assert not list(tmp_path.iterdir())

@@ -474,7 +474,8 @@ def test_killed_between_frames_and_index(tmp_path, encoder, wavs):
 def test_batches_are_zero_after_the_end_of_an_item():
     """The last item of the file has no frame after it to read."""
     stored = StoredFeatures(
-        torch.arange(1.0, 11).view(5, 2),
+        [torch.arange(1.0, 11).view(5, 2)],
+        shard=torch.tensor([0, 0, 0]),
         starts=torch.tensor([0, 1, 4]),
         lengths=torch.tensor([1, 3, 1]),
     )
@@ -484,3 +485,72 @@ def test_batches_are_zero_after_the_end_of_an_item():
         [[9, 10], [0, 0], [0, 0]],
         [[3, 4], [5, 6], [7, 8]],
     ]
+
+
+def two_shards():
+    """Four utterances in two shards, counted through."""
+    return StoredFeatures(
+        [torch.arange(1.0, 7).view(6, 1), torch.arange(11.0, 16).view(5, 1)],
+        shard=torch.tensor([1, 0, 0, 1]),
+        starts=torch.tensor([0, 0, 2, 4]),
+        lengths=torch.tensor([2, 2, 4, 1]),
+    )
+
+
+def test_a_batch_takes_from_several_shards():
+    """In the order asked for, each from its own shard."""
+    features, lengths = two_shards().batch([2, 3, 0])
+    assert lengths.tolist() == [4, 1, 2]
+    assert features.squeeze(-1).tolist() == [
+        [3, 4, 5, 6],
+        [15, 0, 0, 0],
+        [11, 12, 0, 0],
+    ]
+
+
+def test_a_batch_is_padded_to_what_is_asked_for():
+    """Another process may hold the longest utterance."""
+    features, lengths = two_shards().batch([1], size=5)
+    assert features.squeeze(-1).tolist() == [[1, 2, 0, 0, 0]]
+    assert lengths.tolist() == [2]
+
+
+def test_features_move_to_a_device_as_a_whole():
+    """The meta device stands for any other; a CPU keeps the maps."""
+    stored = two_shards()
+    assert stored.near("cpu") is stored
+    moved = stored.to("meta")
+    assert [part.device.type for part in moved.frames] == ["meta", "meta"]
+    assert moved.batch([2, 3, 0])[0].device.type == "meta"
+    assert [part.device.type for part in stored.frames] == ["cpu", "cpu"]
+
+
+def resident_kb(path):
+    """Memory of this process that maps a file, in kB."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps").is_file(), reason="needs Linux' smaps"
+)
+def test_memory_stays_flat_however_much_is_read(tmp_path, monkeypatch):
+    """Pages of the map are given back; what they held is read again."""
+    samples = [320_000 + 2560 * i for i in range(24)]
+    wavs = [write_wav(tmp_path / f"{n}.wav", n) for n in samples]
+    encoder = CountedEncoder()
+    stored = FeatureStore(tmp_path / "store", encoder).load(wavs)
+    (frames,) = (tmp_path / "store").glob("*/*.bin")
+    size = frames.stat().st_size / 1024
+    assert size > 2000
+    first = [stored.batch([i])[0].clone() for i in range(24)]
+    assert resident_kb(frames) > 0.9 * size
+    monkeypatch.setattr("slu_kd_lobes.features.RESIDENT_BYTES", 2**18)
+    again = [stored.batch([i])[0].clone() for i in range(24)]
+    assert resident_kb(frames) < 0.6 * size
+    assert all(torch.equal(a, b) for a, b in zip(first, again))

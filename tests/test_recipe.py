@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,20 +41,28 @@ def small(tmp_path_factory):
     }
 
 
-def command(config, options, script="train.py"):
+def command(config, options, script="train.py", processes=1):
     """The command line, as the README gives it."""
     yaml = f"hparams/{config}.yaml" if "/" not in config else config
     overrides = [f"--{key}={value}" for key, value in options.items()]
-    return [sys.executable, script, yaml, *overrides, "--device=cpu"]
+    python = [sys.executable]
+    if processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone"]
+        python += [f"--nproc_per_node={processes}"]
+    return [*python, script, yaml, *overrides, "--device=cpu"]
 
 
-def run(config, options, cwd=ROOT, fails=False, script="train.py"):
+def environment():
+    """No hub, and the same thread count everywhere."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(config, options, cwd=ROOT, fails=False, script="train.py", processes=1):
     """Runs the recipe; returns what it printed."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        command(config, options, script),
+        command(config, options, script, processes),
         cwd=cwd,
-        env=env,
+        env=environment(),
         text=True,
         capture_output=True,
     )
@@ -99,6 +108,8 @@ def test_leaves_what_a_person_wants(finished):
         "teacher",
         "features",
         "train",
+        "train_epoch",
+        "valid_epoch",
         "test",
     }
     with open(folder / "predictions_test.csv", encoding="utf-8") as f:
@@ -172,11 +183,10 @@ def test_killed_run_goes_on_to_the_same_result(finished, small, tmp_path):
     """After kill -9 the same command ends with the same metrics."""
     options = {**small, "output_folder": tmp_path / "killed"}
     save = tmp_path / "killed" / "save"
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command("distill_teacher_mae_exp", options),
         cwd=ROOT,
-        env=env,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -264,3 +274,123 @@ def test_trains_without_stored_features(small, tmp_path):
     assert moved and all(key.startswith("word_layers") for key in moved)
     log = (tmp_path / "run" / "train_log.txt").read_text()
     assert "gamma" in log
+
+
+def test_processes_of_torchrun_give_the_losses_of_one(small, tmp_path):
+    """Two processes, dropout on, one batch of 16, one store read by both."""
+    single = {**small, "output_folder": tmp_path / "one"}
+    single["feature_folder"] = tmp_path / "features"
+    several = {**single, "output_folder": tmp_path / "two"}
+    run("distill_hybrid_mae_err", several, processes=2)
+    store = list((tmp_path / "features").glob("*/*"))
+    assert sorted(path.suffix for path in store) == [".bin", ".json"]
+    run("distill_hybrid_mae_err", single)
+    losses = [
+        [
+            float(value)
+            for value in re.findall(
+                r"[\d.]+(?:e[-+]\d+)?",
+                (tmp_path / name / "train_log.txt").read_text(),
+            )
+        ]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 3 * 9
+    assert losses[0] == pytest.approx(losses[1], rel=0.011)
+    one, two = (history_of(tmp_path / name) for name in ("one", "two"))
+    for epoch, other in zip(one, two):
+        assert epoch == pytest.approx(other, rel=1e-4)
+
+
+def history_of(folder):
+    """Statistics of all epochs, as the last checkpoint has them."""
+    (path,) = (folder / "save").glob("CKPT*3*/history.ckpt")
+    return json.loads(path.read_text())
+
+
+def test_students_trained_together_are_those_trained_alone(small, tmp_path):
+    """Configurations and seeds in one process; also after a kill -9."""
+    arguments = {**small, "results": tmp_path / "many"}
+    configs = ["baseline", "distill_hybrid_mae_err"]
+    many = [sys.executable, "train_many.py"]
+    many += [f"hparams/{config}.yaml" for config in configs]
+    many += ["--seeds", "1234", "7", "--device=cpu"]
+    many += [f"--{key}={value}" for key, value in arguments.items()]
+    options = dict(cwd=ROOT, env=environment(), text=True)
+    process = subprocess.Popen(many, stdout=-3, stderr=-3, **options)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("many/*/7/save/CKPT*/CKPT.yaml")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("many/*/*/metrics.json"))
+    again = subprocess.run(many, capture_output=True, **options)
+    assert again.returncode == 0, again.stderr
+    for config, seed in ((configs[0], 7), (configs[1], 1234)):
+        folder = tmp_path / "alone" / config
+        run(config, {**small, "seed": seed, "output_folder": folder})
+        together = tmp_path / "many" / config / str(seed)
+        assert metrics_of(together) == metrics_of(folder)
+        predictions = [
+            (path / "predictions_test.csv").read_text()
+            for path in (folder, together)
+        ]
+        assert predictions[0] == predictions[1]
+
+
+def test_students_share_the_noise_of_an_encoder_in_training(small, tmp_path):
+    """One pass of the encoder with dropout serves all with the same order."""
+    options = {
+        **small,
+        "number_of_epochs": 1,
+        "store_features": "False",
+        "encoder_dropout": "True",
+        "shuffle_seed": 0,
+    }
+    many = {**options, "results": tmp_path / "many", "seeds": 7}
+    run("baseline", many, script="train_many.py")
+    alone = {**options, "seed": 7, "output_folder": tmp_path / "alone"}
+    run("baseline", alone)
+    together = tmp_path / "many" / "baseline" / "7"
+    assert metrics_of(together) == metrics_of(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            {
+                "store_features": "False",
+                "unfreezing": "!new:slu_kd_lobes.unfreezing.GradualUnfreezing "
+                "{modules: word}",
+            },
+            ["unfreezes", "train.py"],
+        ),
+        ({"seeds": "one"}, ["--seeds", "one"]),
+        ({"results": "/proc/no"}, ["/proc/no"]),
+    ],
+)
+def test_students_that_cannot_share_are_refused(
+    small, tmp_path, options, words
+):
+    """In a sentence, before anything is written."""
+    places = {**small, "results": tmp_path / "many", **options}
+    printed = run("baseline", places, script="train_many.py", fails=True)
+    last = printed.strip().splitlines()[-1]
+    assert all(word in last for word in words)
+    assert "Traceback" not in printed
+    assert not list(tmp_path.glob("many/**/hyperparams.yaml"))
+
+
+def test_unfreezing_needs_one_process(small, tmp_path):
+    """Nothing would bring the encoders of the processes together."""
+    options = {
+        **small,
+        "output_folder": tmp_path / "run",
+        "store_features": "False",
+        "unfreezing": "!new:slu_kd_lobes.unfreezing.GradualUnfreezing "
+        "{modules: word}",
+    }
+    printed = run("baseline", options, fails=True, processes=2)
+    assert "error: an encoder that unfreezes cannot train" in printed

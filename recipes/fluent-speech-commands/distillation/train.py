@@ -21,9 +21,10 @@ Authors
 import json
 import statistics
 import sys
+import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import speechbrain as sb
@@ -88,6 +89,7 @@ class Data:
     encoder: torch.nn.Module
     datasets: dict
     seconds: dict
+    encoding: threading.Lock = field(default_factory=threading.Lock)
 
 
 class SLUBrain(sb.Brain):
@@ -99,19 +101,24 @@ class SLUBrain(sb.Brain):
 
     def compute_forward(self, batch, stage):
         """Returns the student's logits, [batch, values]."""
-        batch.to(self.device)
-        training = stage == sb.Stage.TRAIN
-        if not batch.encoded:
-            if training:
-                seed = self.hparams.shuffle_seed
-                seed_step(seed, self.epoch, self.step, stream=1)
-            batch.inputs, batch.lengths = self.data.encoder(
-                batch.inputs, batch.lengths
-            )
-            batch.encoded = True
-        if training:
+        with self.data.encoding:  # one student does it for all
+            self.encode(batch, stage)
+        if stage == sb.Stage.TRAIN:
             seed_step(self.hparams.seed, self.epoch, self.step)
         return self.modules.student(batch.inputs, batch.lengths)
+
+    def encode(self, batch, stage):
+        """Puts a batch on the device and features in place of its audio."""
+        batch.to(self.device)
+        if batch.encoded:
+            return
+        if stage == sb.Stage.TRAIN:
+            order = self.hparams.shuffle_seed
+            seed_step(order, self.epoch, self.step, stream=1)
+        batch.inputs, batch.lengths = self.data.encoder(
+            batch.inputs, batch.lengths
+        )
+        batch.encoded = True
 
     def compute_objectives(self, logits, batch, stage):
         """Returns the loss, eq. 1; the cross entropy outside training."""
@@ -318,7 +325,7 @@ def dataio_prep(hparams, manifests, schema, tables, store):
             read = waveform_reader(pipelines[name])
             lengths = [round(1000 * duration) for duration in durations]
         else:
-            stored = store.load(wavs, durations)
+            stored = store.load(wavs, durations).near(store.device)
             read, lengths = stored.batch, stored.lengths
         datasets[name] = UtteranceDataset(
             ids,
@@ -424,15 +431,15 @@ def load_data(hparams, teachers, run_opts):
         seconds[name] = time.perf_counter() - start
         return result
 
-    keys = "data_folder slots csv_folder test_splits slot_values sample_rate"
-    keys += " train_fraction subset_seed skip_prep"
+    keys = ("data_folder", "csv_folder", "slots", "slot_values", "test_splits")
+    keys += ("train_fraction", "subset_seed", "sample_rate", "skip_prep")
     manifests = timed(
         "prepare",
         run_on_main,
         prepare_fsc,
         kwargs={
             "save_folder": hparams["manifest_folder"],
-            **{key: hparams[key] for key in keys.split()},
+            **{key: hparams[key] for key in keys},
         },
     )
     schema = SlotSchema.load(manifests["slots"])

@@ -78,6 +78,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("configs", nargs="+", metavar="hparams/CONFIG.yaml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1234])
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--results", default="results", metavar="FOLDER")
     options, rest = parser.parse_known_args(arguments)
     with one_sentence_errors():
@@ -102,7 +103,8 @@ def main(arguments):
             orders[order] = make_loaders(student, data.datasets)
         student["loaders"] = orders[order]
     start = time.perf_counter()
-    fit_together(brains, *zip(*(student["loaders"] for student in students)))
+    loaders = zip(*(student["loaders"] for student in students))
+    fit_together(brains, *loaders, workers=options.workers)
     seconds = {
         **data.seconds,
         "train": time.perf_counter() - start,
