@@ -314,7 +314,7 @@ def test_students_trained_together_are_those_trained_alone(small, tmp_path):
     configs = ["baseline", "distill_hybrid_mae_err"]
     many = [sys.executable, "train_many.py"]
     many += [f"hparams/{config}.yaml" for config in configs]
-    many += ["--seeds", "1234", "7", "--device=cpu"]
+    many += ["--seeds", "1234", "7", "--workers=2", "--device=cpu"]
     many += [f"--{key}={value}" for key, value in arguments.items()]
     options = dict(cwd=ROOT, env=environment(), text=True)
     process = subprocess.Popen(many, stdout=-3, stderr=-3, **options)
@@ -368,6 +368,7 @@ def test_students_share_the_noise_of_an_encoder_in_training(small, tmp_path):
             ["unfreezes", "train.py"],
         ),
         ({"seeds": "one"}, ["--seeds", "one"]),
+        ({"workers": 0}, ["--workers", "at least 1"]),
         ({"results": "/proc/no"}, ["/proc/no"]),
     ],
 )

@@ -12,7 +12,10 @@ To run this recipe:
 >     --shuffle_seed=0 --results=results/same_order
 
 The student of hparams/<config>.yaml with seed S is left in
-<results>/<config>/S. What else is given replaces keys of all configurations.
+<results>/<config>/S. With `--workers N`, N students take their steps at the
+same time and share out the threads, of which OMP_NUM_THREADS is the number:
+each has the numbers that it would have alone with a share of them. What else
+is given replaces keys of all configurations.
 
 Authors
  * slu_kd_lobes authors
@@ -82,6 +85,8 @@ def main(arguments):
     parser.add_argument("--results", default="results", metavar="FOLDER")
     options, rest = parser.parse_known_args(arguments)
     with one_sentence_errors():
+        if options.workers < 1:
+            raise ValueError("--workers must be at least 1")
         students, texts = [], []
         for config, seed in product(options.configs, options.seeds):
             folder = f"{options.results}/{Path(config).stem}/{seed}"
