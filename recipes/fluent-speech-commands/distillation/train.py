@@ -140,15 +140,7 @@ class SLUBrain(sb.Brain):
         )
         loss = ce
         if self.hparams.teachers:
-            columns = list(self.teacher_logits)
-            teacher_logits = torch.stack(
-                [
-                    self.teacher_logits[name][
-                        batch.teacher_rows[own, columns.index(name)]
-                    ]
-                    for name in self.hparams.teachers
-                ]
-            )
+            teacher_logits = self.look_up_teachers(batch.teacher_rows[own])
             kd, weights = self.hparams.distillation(
                 logits, teacher_logits, error_rate, slices
             )
@@ -164,6 +156,16 @@ class SLUBrain(sb.Brain):
         # Processes average their gradients: weigh by the size of the part.
         _, processes = rank_and_processes()
         return loss * (processes * batch.size / batch.total)
+
+    def look_up_teachers(self, rows):
+        """Logits of this student's teachers, [teachers, batch, values]."""
+        columns = list(self.teacher_logits)
+        return torch.stack(
+            [
+                self.teacher_logits[name][rows[:, columns.index(name)]]
+                for name in self.hparams.teachers
+            ]
+        )
 
     def fit_batch(self, batch):
         """As SpeechBrain's, but nothing waits for the device."""
@@ -201,7 +203,8 @@ class SLUBrain(sb.Brain):
     def note(self, items, **values):
         """Adds to the sums of this stage without waiting for the device."""
         for name, value in values.items():
-            value = torch.as_tensor(value, device=self.device).detach()
+            if isinstance(value, torch.Tensor):
+                value = value.detach()
             total, count = self.sums[name]
             self.sums[name] = total + items * value, count + items
 
@@ -498,10 +501,11 @@ def make_brain(hparams, data, run_opts):
 
 def make_loaders(hparams, datasets):
     """The loaders of training, in its random order, and of validation."""
-    train = datasets["train"].loader(
-        hparams["batch_size"], hparams["shuffle_seed"], hparams["num_workers"]
-    )
-    return train, datasets["valid"].loader(hparams["batch_size"])
+    size, seed = hparams["batch_size"], hparams["shuffle_seed"]
+    # Stored features are read faster than another process hands them over.
+    workers = 0 if hparams["store_features"] else hparams["num_workers"]
+    train = datasets["train"].loader(size, seed, workers)
+    return train, datasets["valid"].loader(size)
 
 
 def write_outputs(hparams, brain, seconds):
