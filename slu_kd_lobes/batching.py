@@ -9,7 +9,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from slu_kd_lobes.distributed import part_of_batch, rank_and_processes
 
 
-def bucketed_batches(lengths, batch_size, seed, max_buckets=8):
+def bucketed_batches(lengths, batch_size, seed, max_buckets=32):
     """Random batches of one size, each out of one bucket of lengths.
 
     Arguments

@@ -43,7 +43,10 @@ def seed_step(seed, epoch, step, stream=0):
     mixed = np.random.SeedSequence([seed, epoch, step, stream])
     _thread.seed = int(mixed.generate_state(1, np.uint64)[0] >> 1)
     _thread.generators = {}
-    torch.manual_seed(_thread.seed)
+    # What torch.manual_seed does, but for a stack trace of each call.
+    torch.default_generator.manual_seed(_thread.seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(_thread.seed)
 
 
 def _generator(device):

@@ -21,6 +21,7 @@ from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.nnet.CNN import Conv1d, SincConv
 from speechbrain.nnet.RNN import GRU
 
+from slu_kd_lobes.gru import bidirectional_gru
 from slu_kd_lobes.randomness import Dropout
 
 SAMPLE_RATE = 16000  # Hz; the encoder's only rate
@@ -198,8 +199,8 @@ class MaskedBiGRU(torch.nn.Module):
     """A bidirectional GRU whose backward half starts at the item's own end.
 
     Two one-directional GRUs, the second one reading each item reversed
-    within its length: the same result as a packed sequence, and on a CPU
-    four times faster to train.
+    within its length: the same result as a packed sequence. To train on a CPU
+    they go through :mod:`slu_kd_lobes.gru`.
 
     Arguments
     ---------
@@ -236,6 +237,11 @@ class MaskedBiGRU(torch.nn.Module):
         torch.Tensor
             [batch, time, 2 * hidden_size], zero after the end of each item.
         """
+        if x.device.type == "cpu" and self.training and torch.is_grad_enabled():
+            if lengths is None:
+                lengths = torch.full((len(x),), x.shape[1])
+            grus = self.forwards.rnn, self.backwards.rnn
+            return bidirectional_gru(x, lengths, *grus)
         items, size = x.shape[:2]
         steps = torch.arange(size, device=x.device)
         if lengths is None:
