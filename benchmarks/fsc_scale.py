@@ -264,6 +264,12 @@ def measure(folder, scale, threads, epochs, reference=None, only=None):
     return figures
 
 
+def shown_command(reference):
+    """The command line, with the place of the reference left out."""
+    shown = ["CLONE" if a == str(reference) else a for a in sys.argv]
+    return "python " + shlex.join(shown)
+
+
 def cpu_model():
     """Name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -320,7 +326,7 @@ def main():
             "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
             "versions": package_versions(),
             "commit": git_commit(),
-            "command": "python " + shlex.join(sys.argv),
+            "command": shown_command(arguments.reference),
         }
     )
     print(f"\n{results_tables(figures)}\n")
