@@ -94,10 +94,12 @@ def main():
     share = len(steps) / len(profiles)
     rows = sorted(profiles[-1], key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in rows)
-    unit = "step" if arguments.what == "training" else "batch"
+    unit, units = ("step", "steps")
+    if arguments.what == "extraction":
+        unit, units = ("batch", "batches")
     print(
         f"{arguments.what}, threads: {torch.get_num_threads()}, "
-        f"{share:.0f} {unit}s, {total / share / 1e3:.1f} ms a {unit} "
+        f"{share:.0f} {units}, {total / share / 1e3:.1f} ms a {unit} "
         "(with the profiler's own time)\n\n"
         f"| operator | ms a {unit} | share | calls a {unit} |\n"
         "|---|---:|---:|---:|"
