@@ -29,8 +29,7 @@ def fit_together(brains, train_loaders, valid_loaders, workers=1):
         One a student.
     workers : int
         Students that take a step at the same time, sharing out torch's
-        threads: a thread of its own for each is more than twice as fast as
-        two threads for one small student after the other.
+        threads. Each has the numbers that it would have with its share.
 
     Example
     -------
