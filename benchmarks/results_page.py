@@ -1,9 +1,7 @@
 """The page and the plot of what fsc_scale.py has measured."""
 
-import os
 from collections import namedtuple
 from operator import itemgetter
-from pathlib import Path
 
 from slu_kd_lobes.files import write_text_atomically
 
@@ -185,10 +183,7 @@ def plot_scaling(saved, path):
     path : Path
         A PNG file.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # files only; a machine without a screen is fine
-    from matplotlib import pyplot as plt
+    from slu_kd_lobes.report import plt, save_figure
 
     saved = sorted(saved, key=lambda figures: figures["scale"])
     sizes = [figures["utterances"]["train"] for figures in saved]
@@ -221,10 +216,4 @@ def plot_scaling(saved, path):
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.grid(alpha=0.3)
         axis.legend()
-    part = Path(f"{path}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=120)
-        part.replace(path)
-    finally:
-        plt.close(figure)
-        part.unlink(missing_ok=True)
+    save_figure(figure, path)

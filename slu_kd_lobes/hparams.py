@@ -284,6 +284,34 @@ def save_yaml(folder, text):
 FREE_KEYS = ("num_workers", "skip_prep", "test_epoch")
 
 
+def differing_keys(first, second, free):
+    """Keys whose values differ between two configurations.
+
+    Arguments
+    ---------
+    first : dict
+        As `plain_values` gives it.
+    second : dict
+        As `plain_values` gives it.
+    free : tuple
+        Keys that may differ.
+
+    Returns
+    -------
+    list
+
+    Example
+    -------
+    >>> differing_keys({"a": "1", "b": "2"}, {"b": "3"}, free=("a",))
+    ['b']
+    """
+    return [
+        key
+        for key in {**first, **second}
+        if first.get(key) != second.get(key) and key not in free
+    ]
+
+
 def check_same_run(folder, text):
     """Refuses to go on with a run that another configuration began.
 
@@ -305,11 +333,7 @@ def check_same_run(folder, text):
     old = plain_values(saved.read_text(encoding="utf-8"))
     # The saved copy has its references resolved.
     new = plain_values(resolve_references(text).getvalue())
-    differing = [
-        key
-        for key in {**new, **old}
-        if old.get(key) != new.get(key) and key not in FREE_KEYS
-    ]
+    differing = differing_keys(new, old, FREE_KEYS)
     if differing:
         raise ValueError(
             f"{folder} holds a run of another configuration (different: "

@@ -96,7 +96,7 @@ def plot_learning_curves(history, path):
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(path, slot, names, true, predicted):
@@ -128,10 +128,17 @@ def plot_confusion(path, slot, names, true, predicted):
         ax=axis,
     )
     axis.set_title(slot)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure, path):
+def save_figure(figure, path):
+    """Writes a figure as PNG, whole or not at all, and closes it.
+
+    Arguments
+    ---------
+    figure : matplotlib.figure.Figure
+    path : str or Path
+    """
     part = Path(f"{path}.{os.getpid()}.part")
     try:
         figure.savefig(part, format="png", dpi=120)

@@ -29,7 +29,12 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import is_distributed_initialized
 
-from slu_kd_lobes.hparams import load_hparams, one_sentence_errors, plain_values
+from slu_kd_lobes.hparams import (
+    differing_keys,
+    load_hparams,
+    one_sentence_errors,
+    plain_values,
+)
 from slu_kd_lobes.together import fit_together
 from train import (
     load_data,
@@ -63,12 +68,7 @@ def check_shareable(students, texts):
         )
     first = plain_values(texts[0])
     for text in texts[1:]:
-        other = plain_values(text)
-        differing = [
-            key
-            for key in {**first, **other}
-            if first.get(key) != other.get(key) and key not in OWN_KEYS
-        ]
+        differing = differing_keys(first, plain_values(text), OWN_KEYS)
         if differing:
             raise ValueError(
                 "the configurations differ in what students trained together "
