@@ -241,9 +241,16 @@ def measure(folder, scale, threads, epochs, reference=None, only=None):
     if only == "stored":
         return figures
 
-    on_the_fly = ["--store_features=False", "--number_of_epochs=1"]
-    result = train("on_the_fly", *on_the_fly)
-    epoch["on_the_fly"] = result["seconds"]["train_epoch"]
+    variants = {
+        "stored_bf16": ["--precision=bf16", "--number_of_epochs=3"],
+        "stored_compiled": ["--compile", "--number_of_epochs=3"],
+        "on_the_fly": ["--store_features=False", "--number_of_epochs=1"],
+    }
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        variants.pop("stored_compiled")  # torch.compile needs a compiler
+    for name, overrides in variants.items():
+        result = train(name, *overrides)
+        epoch[name] = result["seconds"]["train_epoch"]
     peers = {"speechbrain_cached": ["peer_speechbrain.py", *manifest]}
     if importlib.util.find_spec("h5py") is not None:
         hdf5 = [*peers["speechbrain_cached"], "--cache=hdf5"]

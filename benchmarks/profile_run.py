@@ -3,7 +3,8 @@
 
 Runs train.py on the bundled corpus under torch's profiler and prints the
 operators that cost most, in milliseconds a training step or a batch of the
-extraction. With PYTHONPATH and --checkout it profiles another version of this
+extraction, and the time that its matrix products alone would take at the speed
+of a large one. With PYTHONPATH and --checkout it profiles another version of this
 project.
 
 > python benchmarks/profile_run.py training
@@ -15,6 +16,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 ROOT = Path(__file__).resolve().parents[1]
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 def profiled(owner, method, calls):
@@ -39,7 +42,8 @@ def profiled(owner, method, calls):
     function = getattr(owner, method)
 
     def run(*args, **kwargs):
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        activities = [ProfilerActivity.CPU]
+        with profile(activities=activities, with_flops=True) as profiler:
             result = function(*args, **kwargs)
         calls.append(profiler.key_averages())
         return result
@@ -56,6 +60,28 @@ def count(owner, method, calls):
         return function(*args, **kwargs)
 
     setattr(owner, method, run)
+
+
+def flops_a_second(size=2048, repeats=20):
+    """Speed of a matrix product in single precision, the best of several.
+
+    Arguments
+    ---------
+    size : int
+        Rows and columns of both matrices.
+    repeats : int
+
+    Returns
+    -------
+    float
+    """
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def main():
@@ -110,6 +136,13 @@ def main():
             f"{row.self_cpu_time_total / total:.0%} | "
             f"{row.count / share:.0f} |"
         )
+    products = sum(row.flops for row in rows if row.key in PRODUCTS) / share
+    speed = flops_a_second()
+    print(
+        f"\nProducts: {products / 1e9:.2f} GFLOP a {unit}; a large one runs at "
+        f"{speed / 1e9:.0f} GFLOP/s: at least {1e3 * products / speed:.1f} ms "
+        f"a {unit}."
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ One process at a time, on the CPU. An epoch is its training part, without
 validation; the batch size is 64 everywhere.
 
 * *Stored features*: `train.py hparams/distill_teacher_mae_exp.yaml`, median
-  of its epochs. *On the fly*: the same with `--store_features=False`.
+  of its epochs; *bfloat16* and *torch.compile*: of three, with
+  `--precision=bf16` and `--compile`, the latter with its compilation. *On the
+  fly*: with `--store_features=False`.
 * *SpeechBrain, cached*: its `CachedDynamicItem`, data loader and `Brain`
   (`peer_speechbrain.py`). The cache is full; the loss is the cross entropy
   alone. Mean of two epochs.
@@ -36,6 +38,8 @@ MARKER = "<!-- written by hand below -->"
 
 PATHS = {
     "stored": "stored features (this project)",
+    "stored_bf16": "stored features, bfloat16",
+    "stored_compiled": "stored features, torch.compile",
     "on_the_fly": "on the fly (this project)",
     "speechbrain_cached": "SpeechBrain, cached, a file an utterance",
     "speechbrain_cached_hdf5": "SpeechBrain, cached, HDF5",

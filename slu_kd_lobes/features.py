@@ -62,7 +62,7 @@ def module_fingerprint(module):
 
 
 #: Frames of a memory map that may stay in this process's memory, in bytes.
-RESIDENT_BYTES = 64 * 2**20
+RESIDENT_BYTES = 16 * 2**20
 
 
 @dataclass

@@ -13,20 +13,29 @@ Encoder-Decoder for Statistical Machine Translation", in the variant of
     z = sigmoid(W_z x + U_z h + b_z)
     n = tanh(W_n x + c_n + r * (U_n h + b_n))
     h' = (1 - z) * n + z * h
+
+Under autocast the large products, of the input and for the gradients of the
+weights, are in its type; the states stay in float32.
 """
 
 import torch
 
 
+def _product(a, b, dtype):
+    """a @ b, multiplied in another type."""
+    return (a.to(dtype) @ b.to(dtype)).to(a.dtype)
+
+
 class GRUFunction(torch.autograd.Function):
     """Several independent GRUs over sequences of one length.
 
-    ``GRUFunction.apply(x, w_x, w_h, b_x, b_h)`` takes
+    ``GRUFunction.apply(x, w_x, w_h, b_x, b_h, dtype)`` takes
 
     - x, [groups, time, batch, channels];
     - the weights of `torch.nn.GRU` with a first axis for the groups: w_x,
       [groups, 3 * hidden, channels], w_h, [groups, 3 * hidden, hidden], and
       the biases, [groups, 3 * hidden];
+    - dtype, the type of the large products; None is that of x;
 
     and returns the states, [groups, 1 + time, batch, hidden], of which the
     first one is zero.
@@ -36,7 +45,7 @@ class GRUFunction(torch.autograd.Function):
     >>> gru = torch.nn.GRU(3, 4)
     >>> x = torch.rand(7, 2, 3)
     >>> states = GRUFunction.apply(
-    ...     x[None], *(p[None] for p in gru.parameters())
+    ...     x[None], *(p[None] for p in gru.parameters()), None
     ... )
     >>> torch.allclose(states[0, 1:], gru(x)[0], atol=1e-6)
     True
@@ -44,16 +53,16 @@ class GRUFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx, x, w_x, w_h, b_x, b_h):
+    def forward(ctx, x, w_x, w_h, b_x, b_h, dtype):
         """Returns the states; see the class."""
         groups, time, batch, channels = x.shape
         size = w_h.shape[2]
+        ctx.dtype = x.dtype if dtype is None else dtype
         # All that does not depend on the state comes first, in one product.
         bias = b_x.clone()
         bias[:, : 2 * size] += b_h[:, : 2 * size]
-        gates = torch.baddbmm(
-            bias.unsqueeze(1), x.flatten(1, 2), w_x.transpose(1, 2)
-        ).view(groups, time, batch, 3 * size)
+        gates = _product(x.flatten(1, 2), w_x.transpose(1, 2), ctx.dtype)
+        gates = gates.add_(bias.unsqueeze(1)).view(groups, time, batch, -1)
         # n's part of x stays apart from that of h, which r multiplies.
         new = gates[..., 2 * size :].clone()
         gates[..., 2 * size :] = b_h[:, None, None, 2 * size :]
@@ -93,16 +102,17 @@ class GRUFunction(torch.autograd.Function):
             torch.mul(d.unsqueeze(2), slopes[:, t], out=d_by_gate[:, t])
             carried = torch.baddbmm(d * z[:, t], d_gates[:, t], w_h)
         flat = d_gates.flatten(1, 2)
-        d_w_h = flat.transpose(1, 2) @ before.flatten(1, 2)
+        back = flat.transpose(1, 2)
+        d_w_h = _product(back, before.flatten(1, 2), ctx.dtype)
         d_b_h = flat.sum(1)
         # The part of n as x sees it, not through r.
         torch.mul(d_state, slope_n, out=d_gates[..., 2 * size :])
         d_b_x = torch.cat([d_b_h[:, : 2 * size], flat.sum(1)[:, 2 * size :]], 1)
-        d_w_x = flat.transpose(1, 2) @ x.flatten(1, 2)
+        d_w_x = _product(back, x.flatten(1, 2), ctx.dtype)
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = (flat @ w_x).view_as(x)
-        return d_x, d_w_x, d_w_h, d_b_x, d_b_h
+            d_x = _product(flat, w_x, ctx.dtype).view_as(x)
+        return d_x, d_w_x, d_w_h, d_b_x, d_b_h, None
 
 
 def bidirectional_gru(x, lengths, onward, backward):
@@ -148,6 +158,9 @@ def bidirectional_gru(x, lengths, onward, backward):
             torch.stack([getattr(gru, name) for gru in (onward, backward)])
             for name in names
         ),
+        torch.get_autocast_dtype("cpu")
+        if torch.is_autocast_enabled("cpu")
+        else None,
     )
     # State 0 is zero: it stands for whatever comes after an item's end.
     places = torch.stack([1 + steps.expand(batch, -1), time + 2 + reverse], -1)

@@ -64,13 +64,14 @@ class Dropout(torch.nn.Module):
 
     Under torch.distributed every process draws the noise of the whole batch
     and takes its own rows, the processes holding equal parts of it in the
-    order of their ranks. Uniform numbers are compared because a CPU draws them
-    faster than the Bernoulli numbers of `torch.nn.Dropout`.
+    order of their ranks. Sixteen random bits decide each value, because a CPU
+    draws them several times faster than the Bernoulli numbers of
+    `torch.nn.Dropout`.
 
     Arguments
     ---------
     p : float
-        Probability of a zero, at least 0 and below 1.
+        Probability of a zero, at least 0 and below 1; rounded to 1 / 65,536.
 
     Raises
     ------
@@ -91,6 +92,8 @@ class Dropout(torch.nn.Module):
         if not 0 <= p < 1:
             raise ValueError(f"dropout {p} must be at least 0 and below 1")
         self.p = p
+        # Of the 65,536 values of 16 bits, those that make a zero.
+        self.zeros = min(round(p * 2**16), 2**16 - 1)
 
     def forward(self, x):
         """Returns x with some values zero and the others scaled.
@@ -108,14 +111,14 @@ class Dropout(torch.nn.Module):
         if not self.training or self.p == 0:
             return x
         rank, processes = rank_and_processes()
-        size = len(x)
-        noise = torch.rand(
-            (processes * size, *x.shape[1:]),
-            device=x.device,
-            generator=_generator(x.device),
-        )
-        kept = noise[rank * size : (rank + 1) * size] >= self.p
-        return x * kept.to(x.dtype).div_(1 - self.p)
+        size = x.numel()
+        # Four values a word.
+        words = torch.empty(
+            -(-processes * size // 4), dtype=torch.int64, device=x.device
+        ).random_(-(2**63), None, generator=_generator(x.device))
+        noise = words.view(torch.int16)[rank * size : (rank + 1) * size]
+        kept = noise.view(x.shape) >= self.zeros - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - self.zeros))
 
     def extra_repr(self):
         """What `print` shows beside the name."""

@@ -263,7 +263,12 @@ def test_a_step_that_fails_says_where_and_why(tmp_path, script):
 
 CALLS = {
     "stored": ["cold", "extraction", "forward", "stored"],
-    "peers": ["on_the_fly", "speechbrain_cached"],
+    "peers": [
+        "stored_bf16",
+        "stored_compiled",
+        "on_the_fly",
+        "speechbrain_cached",
+    ],
     "reference": ["reference_fixed", "reference_published"],
 }
 
@@ -288,6 +293,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(fsc_scale.Steps, "run", run)
     monkeypatch.setattr(fsc_scale, "check_reference", lambda folder: None)
+    monkeypatch.setattr(fsc_scale.shutil, "which", lambda name: name)
     monkeypatch.setattr(
         fsc_scale.subprocess,
         "run",
@@ -304,6 +310,8 @@ def test_every_figure_comes_from_its_step(tmp_path, calls):
     assert list(calls) == sum(CALLS.values(), [])
     assert found["train_epoch_seconds"] == {
         "stored": "stored train_epoch",
+        "stored_bf16": "stored_bf16 train_epoch",
+        "stored_compiled": "stored_compiled train_epoch",
         "on_the_fly": "on_the_fly train_epoch",
         "speechbrain_cached": "speechbrain_cached",
         "reference_fixed": "reference_fixed",

@@ -20,7 +20,7 @@ def test_one_step_worked_out_by_hand():
     """All weights 1, x = 1, h = 0: z = r = sigmoid(1), n = tanh(1)."""
     ones = [torch.ones(1, 3, 1), torch.ones(1, 3, 1)]
     zeros = [torch.zeros(1, 3), torch.zeros(1, 3)]
-    states = GRUFunction.apply(torch.ones(1, 1, 1, 1), *ones, *zeros)
+    states = GRUFunction.apply(torch.ones(1, 1, 1, 1), *ones, *zeros, None)
     # (1 - 0.731059) * 0.761594
     assert states.flatten().tolist() == pytest.approx([0, 0.204824], abs=1e-6)
 
@@ -29,7 +29,7 @@ def test_gradients_are_those_of_finite_differences():
     """Of x, both weights and both biases, in double precision."""
     x = torch.randn(2, 4, 3, 5, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(
-        GRUFunction.apply, (x, *parameters(2, 5, 3))
+        GRUFunction.apply, (x, *parameters(2, 5, 3), None)
     )
 
 
@@ -91,15 +91,24 @@ def test_nothing_flows_from_padding():
     assert (other.grad[1, 2:] == 0).all()
 
 
-def test_mixed_precision_keeps_the_states_in_single():
-    """bfloat16 outside does not reach the recurrence."""
-    rnn = MaskedBiGRU(6, 4)
-    x, lengths = torch.randn(2, 5, 6), torch.tensor([5, 2])
-    plain = rnn(x, lengths)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = rnn(x, lengths)
-    mixed.sum().backward()
-    assert mixed.dtype == torch.float32 and torch.equal(mixed, plain)
+def test_mixed_precision_multiplies_inputs_in_it_and_keeps_float_states():
+    """Values and gradients are those of single precision, to bfloat16's 1 %."""
+    rnn = MaskedBiGRU(64, 32)
+    x, lengths = torch.randn(8, 9, 64), torch.arange(2, 10)
+    gradients = []
+    outs = []
+    for enabled in (False, True):
+        rnn.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            outs.append(rnn(x, lengths))
+        outs[-1].square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in rnn.parameters()]))
+    plain, mixed = outs
+    assert mixed.dtype == torch.float32
+    # More than rounding of single precision: the products are in bfloat16.
+    assert 1e-4 < (mixed - plain).abs().max() < 0.02
+    difference = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert 1e-4 < difference < 0.01
 
 
 def test_two_grus_need_not_be_a_pair():
