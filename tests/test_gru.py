@@ -102,7 +102,9 @@ def test_mixed_precision_multiplies_inputs_in_it_and_keeps_float_states():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             outs.append(rnn(x, lengths))
         outs[-1].square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in rnn.parameters()]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in rnn.parameters()])
+        )
     plain, mixed = outs
     assert mixed.dtype == torch.float32
     # More than rounding of single precision: the products are in bfloat16.
