@@ -4,13 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from speechbrain.dataio.sampler import DynamicBatchSampler
 
 from slu_kd_lobes.distributed import part_of_batch, rank_and_processes
 
 
-def bucketed_batches(lengths, batch_size, seed, max_buckets=32):
-    """Random batches of one size, each out of one bucket of lengths.
+class LengthBatches:
+    """Random batches of utterances of similar length, all but one full.
+
+    In every epoch each length is multiplied by a random factor, the utterances
+    are sorted by that, cut into batches, and the batches shuffled. So an
+    utterance keeps changing company and little is padded, however small the
+    set: SpeechBrain's DynamicBatchSampler leaves an incomplete batch in every
+    bucket.
 
     Arguments
     ---------
@@ -20,34 +25,39 @@ def bucketed_batches(lengths, batch_size, seed, max_buckets=32):
         Items in a batch.
     seed : int
         Seed of the shuffling; the epoch is added to it.
-    max_buckets : int
-        Number of buckets. Smaller sets get fewer, at least 16 batches each,
-        so that bucketing adds next to no incomplete batches.
-
-    Returns
-    -------
-    speechbrain.dataio.sampler.DynamicBatchSampler
-        Yields lists of indices; ``set_epoch`` shuffles anew.
+    spread : float
+        The random factors are from 1 - spread to 1 + spread.
 
     Example
     -------
-    >>> sampler = bucketed_batches([3, 5, 4, 9], batch_size=3, seed=0)
-    >>> sorted(len(batch) for batch in sampler)
-    [1, 3]
+    >>> batches = LengthBatches([30, 50, 31, 90], batch_size=2, seed=0)
+    >>> sorted(sorted(batch) for batch in batches)
+    [[0, 2], [1, 3]]
     """
-    lengths = torch.as_tensor(lengths).tolist()
-    buckets = min(max_buckets, max(1, len(lengths) // (16 * batch_size)))
-    shares = np.linspace(0, 1, buckets + 1)[1:]
-    bounds = np.unique(np.quantile(lengths, shares, method="higher"))
-    return DynamicBatchSampler(
-        lengths,  # only its size is used
-        # Never the limit: the number of items is.
-        max_batch_length=int(bounds[-1]) * batch_size,
-        bucket_boundaries=bounds.tolist(),
-        lengths_list=lengths,
-        max_batch_ex=batch_size,
-        seed=seed,
-    )
+
+    def __init__(self, lengths, batch_size, seed, spread=0.1):
+        self.lengths = np.asarray(lengths, dtype=np.float64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.spread = spread
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Shuffles anew; the same epoch gives the same batches."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.epoch])
+        factors = rng.uniform(
+            1 - self.spread, 1 + self.spread, len(self.lengths)
+        )
+        order = np.argsort(self.lengths * factors).tolist()
+        for number in rng.permutation(len(self)).tolist():
+            start = number * self.batch_size
+            yield order[start : start + self.batch_size]
 
 
 @dataclass
@@ -114,7 +124,7 @@ class UtteranceDataset(torch.utils.data.Dataset):
     teacher_rows : torch.Tensor
         Row of each teacher's table, [utterances, teachers].
     lengths : list
-        Length of each utterance in any unit, for the buckets.
+        Length of each utterance in any unit, for the batches.
     encoded : bool
         Whether `read` gives features; otherwise waveforms.
 
@@ -169,7 +179,7 @@ class UtteranceDataset(torch.utils.data.Dataset):
         """
         rank, processes = 0, 1
         if seed is not None:
-            batches = bucketed_batches(self.lengths, batch_size, seed)
+            batches = LengthBatches(self.lengths, batch_size, seed)
             rank, processes = rank_and_processes()
         else:
             order = np.argsort(self.lengths, kind="stable").tolist()

@@ -1,12 +1,12 @@
-"""Batches of one size, shuffled within buckets of length."""
+"""Random batches of one size and similar lengths."""
 
 import pytest
 import torch
 
 from slu_kd_lobes.batching import (
+    LengthBatches,
     UtteranceBatch,
     UtteranceDataset,
-    bucketed_batches,
 )
 
 
@@ -23,49 +23,63 @@ def random_lengths(items, longest=300):
 
 @pytest.mark.parametrize("items", [1, 7, 64, 65, 1000, 2313])
 def test_every_item_comes_once_an_epoch(items):
-    """In batches of 64 but for the last ones of the buckets."""
-    sampler = bucketed_batches(random_lengths(items), 64, seed=0)
+    """In batches of 64, of which one may be incomplete."""
+    sampler = LengthBatches(random_lengths(items), 64, seed=0)
     for epoch in (0, 1, 7):
         batches = epoch_of(sampler, epoch)
         assert sorted(sum(batches, [])) == list(range(items))
-        assert max(map(len, batches)) == min(items, 64)
-        assert len(batches) == len(sampler)
-
-
-@pytest.mark.parametrize("items", [231, 2313, 23132])
-def test_incomplete_batches_are_few(items):
-    """At most one for each bucket, of which small sets have fewer."""
-    sampler = bucketed_batches(random_lengths(items), 64, seed=0)
-    incomplete = [b for b in epoch_of(sampler) if len(b) < 64]
-    assert len(incomplete) <= max(1, min(32, items // (16 * 64)))
+        assert len(batches) == len(sampler) == -(-items // 64)
+        assert sum(len(batch) < 64 for batch in batches) == (items % 64 > 0)
 
 
 def test_items_of_a_batch_are_of_similar_length():
-    """Buckets leave less to pad than chance does."""
-    lengths = random_lengths(4096)
+    """Small sets too have a quarter of the padding that chance leaves."""
+    lengths = random_lengths(512)
 
     def padding(batches):
         rows = [[lengths[i] for i in batch] for batch in batches]
         return sum(max(row) * len(row) - sum(row) for row in rows)
 
-    sampler = bucketed_batches(lengths, 32, seed=0)
-    chance = torch.randperm(4096).view(-1, 32).tolist()
-    assert padding(epoch_of(sampler)) < padding(chance) / 3
+    sampler = LengthBatches(lengths, 32, seed=0)
+    chance = torch.randperm(512).view(-1, 32).tolist()
+    assert padding(epoch_of(sampler)) < padding(chance) / 4
+
+
+def test_utterances_change_company_and_lengths_their_order():
+    """Of two epochs of 1,000 different lengths, few pairs share a batch."""
+    sampler = LengthBatches(list(range(100, 1100)), 10, seed=0)
+    pairs, firsts = [], []
+    for epoch in (1, 2):
+        batches = epoch_of(sampler, epoch)
+        pairs.append({(i, j) for b in batches for i in b for j in b if i < j})
+        firsts.append([min(batch) for batch in batches])
+    assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 4
+    assert firsts[0] != sorted(firsts[0])
+
+
+def test_no_factor_beyond_the_spread():
+    """Lengths further apart than that never change places."""
+    sampler = LengthBatches([100, 123] * 50, 50, seed=0, spread=0.1)
+    for epoch in range(5):
+        parities = {
+            frozenset(i % 2 for i in b) for b in epoch_of(sampler, epoch)
+        }
+        assert parities == {frozenset([0]), frozenset([1])}
 
 
 def test_batches_follow_from_seed_and_epoch():
     """The same ones again, others in another epoch or with another seed."""
     lengths = random_lengths(500)
-    first = epoch_of(bucketed_batches(lengths, 16, seed=3), 5)
+    first = epoch_of(LengthBatches(lengths, 16, seed=3), 5)
     torch.manual_seed(99)  # the global state must not matter
-    assert epoch_of(bucketed_batches(lengths, 16, seed=3), 5) == first
-    assert epoch_of(bucketed_batches(lengths, 16, seed=3), 6) != first
-    assert epoch_of(bucketed_batches(lengths, 16, seed=4), 5) != first
+    assert epoch_of(LengthBatches(lengths, 16, seed=3), 5) == first
+    assert epoch_of(LengthBatches(lengths, 16, seed=3), 6) != first
+    assert epoch_of(LengthBatches(lengths, 16, seed=4), 5) != first
 
 
 def test_equal_lengths_and_tensors_are_fine():
-    """One bucket is left where all lengths are the same."""
-    sampler = bucketed_batches(torch.full((2000,), 23), 10, seed=0)
+    """Where all lengths are the same, chance alone makes the batches."""
+    sampler = LengthBatches(torch.full((2000,), 23), 10, seed=0)
     batches = epoch_of(sampler)
     assert [len(batch) for batch in batches] == [10] * 200
 
