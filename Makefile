@@ -42,7 +42,7 @@ endef
 export ACCEPTED_TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo package test lint clean
 
 help: ## list the targets and the variables
 	@echo "Targets:"
@@ -90,6 +90,9 @@ $(FINISHED): setup.py pyproject.toml tools/repair_torchaudio.py
 
 demo: setup ## train the default student on the small corpus
 	$(BIN)/python train.py $(DEMO)
+
+package: setup ## make a model folder: make package RUN=results/... OUT=...
+	$(BIN)/slu-kd package "$(RUN)" "$(OUT)"
 
 test: setup ## run the docstring examples and the tests
 	$(BIN)/python -m pytest

@@ -71,5 +71,6 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
     install_requires=REQUIREMENTS,
+    entry_points={"console_scripts": ["slu-kd=slu_kd_lobes.cli:main"]},
     extras_require={"dev": DEVELOPMENT},
 )

@@ -16,7 +16,7 @@ def read_waveform(path, sample_rate):
 
     Arguments
     ---------
-    path : str or Path
+    path : str, Path or file object
         Any file that libsndfile reads (wav, flac, ogg, ...).
     sample_rate : int
         Sampling rate of the result, in Hz; other files are resampled.
@@ -40,7 +40,8 @@ def read_waveform(path, sample_rate):
     torch.Size([16000])
     """
     try:
-        wav, rate = audio_io.load(str(path))
+        readable = hasattr(path, "read")
+        wav, rate = audio_io.load(path if readable else str(path))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as audio ({error}): replace the file or "

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
+from ruamel.yaml.tag import Tag
 
 from slu_kd_lobes.files import write_text_atomically
 
@@ -255,6 +256,38 @@ def plain_values(text):
         _yaml().dump(CommentedMap({key: _plain(value)}), out)
         values[key] = out.getvalue().rstrip()
     return values
+
+
+def object_yaml(key, value, arguments):
+    """YAML that makes an object where another made its constructor.
+
+    Arguments
+    ---------
+    key : str
+        The key.
+    value : str
+        YAML of a ``!name:``, as `plain_values` gives it.
+    arguments : dict
+        More arguments of the constructor; they win.
+
+    Returns
+    -------
+    str
+        The key with a ``!new:`` of the same.
+
+    Example
+    -------
+    >>> print(object_yaml("a", "a: !name:x.Y\\n  b: 1", {"c": 2}))
+    a: !new:x.Y
+      b: 1
+      c: 2
+    """
+    made = _plain(_parse(value, "the YAML")[key])
+    made.update(arguments)
+    made.yaml_set_ctag(Tag(suffix=_tag(made).replace("!name:", "!new:", 1)))
+    out = io.StringIO()
+    _yaml().dump(CommentedMap({key: made}), out)
+    return out.getvalue().rstrip()
 
 
 def save_yaml(folder, text):

@@ -10,6 +10,44 @@ from slu_kd_lobes.randomness import Dropout
 from slu_kd_lobes.sincnet import MaskedBiGRU
 
 
+class LayerSum(torch.nn.Module):
+    """Weighted sum of layers that stand side by side; the weights are learnt.
+
+    Source: Yang et al. 2021 (SUPERB), section 3.
+
+    Arguments
+    ---------
+    layers : int
+        Number of layers.
+
+    Example
+    -------
+    >>> x = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]])  # layers [1, 2] and [3, 6]
+    >>> LayerSum(2)(x).tolist()  # equal weights at first
+    [[[2.0, 4.0]]]
+    """
+
+    def __init__(self, layers):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.zeros(layers))
+
+    def forward(self, x):
+        """Returns the sum.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            [batch, frames, layers * channels].
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, frames, channels].
+        """
+        x = x.unflatten(-1, (len(self.weights), -1))
+        return (x * self.weights.softmax(0).unsqueeze(-1)).sum(-2)
+
+
 class IntentClassifier(torch.nn.Module):
     """BiGRU, dropout, one logit a value and frame, maximum over time.
 
@@ -18,7 +56,7 @@ class IntentClassifier(torch.nn.Module):
     num_logits : int
         Values of all slots together (24 for Fluent Speech Commands).
     input_size : int
-        Channels of the encoder features.
+        Channels of one layer of the encoder.
     hidden_size : int
         Units of each direction of the GRU.
     dropout : float
@@ -28,6 +66,9 @@ class IntentClassifier(torch.nn.Module):
         dropout of its frozen encoder on while the classifier trains; this is
         what stored features can have of it. After pooling two frames, 1/3
         has the variance of 0.5 before it.
+    layers : int
+        Layers of the encoder that stand side by side in the features. Of
+        several, a weighted sum is learnt.
 
     Example
     -------
@@ -45,8 +86,11 @@ class IntentClassifier(torch.nn.Module):
         hidden_size=128,
         dropout=0.5,
         input_dropout=0.0,
+        layers=1,
     ):
         super().__init__()
+        several = layers > 1
+        self.layer_sum = LayerSum(layers) if several else torch.nn.Identity()
         self.input_dropout = Dropout(input_dropout)
         self.rnn = MaskedBiGRU(input_size, hidden_size)
         self.dropout = Dropout(dropout)
@@ -58,7 +102,7 @@ class IntentClassifier(torch.nn.Module):
         Arguments
         ---------
         features : torch.Tensor
-            Encoder features, [batch, frames, input_size].
+            Encoder features, [batch, frames, layers * input_size].
         lengths : torch.Tensor or None
             Frames of each item, [batch].
 
@@ -75,7 +119,7 @@ class IntentClassifier(torch.nn.Module):
         Arguments
         ---------
         features : torch.Tensor
-            Encoder features, [batch, frames, input_size].
+            Encoder features, [batch, frames, layers * input_size].
         lengths : torch.Tensor or None
             Frames of each item, [batch].
 
@@ -84,7 +128,7 @@ class IntentClassifier(torch.nn.Module):
         torch.Tensor
             [batch, frames, num_logits].
         """
-        features = self.input_dropout(features)
+        features = self.input_dropout(self.layer_sum(features))
         x = self.dropout(self.rnn(features, lengths))
         logits = self.classifier(x)
         if lengths is None:

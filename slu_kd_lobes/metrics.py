@@ -4,6 +4,8 @@ An intent is right when all its slots are. Its probability is the product of
 the slots' largest probabilities.
 """
 
+import math
+
 import numpy as np
 from scipy.special import log_softmax
 
@@ -72,6 +74,47 @@ def slot_predictions(logits, slices):
         values.append(log_probs.argmax(1))
         probabilities.append(np.exp(log_probs.max(1)))
     return np.stack(values, 1), np.stack(probabilities, 1)
+
+
+def rejection_threshold(confidence, right, keep):
+    """The highest threshold that keeps a share of the right answers.
+
+    Arguments
+    ---------
+    confidence : numpy.ndarray
+        Probability of each answer, [items].
+    right : numpy.ndarray
+        Whether each answer is right, [items].
+    keep : float
+        Share of the right answers to be kept, above 0 and at most 1.
+
+    Returns
+    -------
+    float
+        Answers of at least this confidence are kept; rounded down to four
+        digits. 0 if no answer is right.
+
+    Raises
+    ------
+    ValueError
+        If the share is out of range.
+
+    Example
+    -------
+    >>> confidence = np.array([0.2, 0.5, 0.9, 0.9])
+    >>> right = np.array([False, True, True, True])
+    >>> rejection_threshold(confidence, right, keep=1.0)
+    0.5
+    >>> rejection_threshold(confidence, right, keep=0.6)  # two of three
+    0.9
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep {keep} must be above 0 and at most 1")
+    if not right.any():
+        return 0.0
+    confidence = np.sort(confidence[right])
+    last = confidence[-math.ceil(keep * len(confidence))]
+    return math.floor(1e4 * last) / 1e4
 
 
 def slot_metrics(logits, targets, slices):

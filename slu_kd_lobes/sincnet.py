@@ -391,7 +391,9 @@ class SincNetEncoder(torch.nn.Module):
     tensor([23, 12])
     """
 
+    pretrained = False  # until weights are loaded into it
     sample_rate = SAMPLE_RATE
+    layers = 1
 
     def __init__(self, hidden_size=128, dropout=0.5):
         super().__init__()

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from speechbrain.integrations.huggingface.textencoder import TextEncoder
 
 from slu_kd_lobes.features import sha256
+from slu_kd_lobes.hub import readable_source
 from slu_kd_lobes.text import normalise_transcript
 
 
@@ -98,17 +99,14 @@ class TextTeacher(torch.nn.Module):
         self, source, num_logits, pooling, save_path=None, max_length=60
     ):
         super().__init__()
-        try:
+        remedy = (
+            "check the name and the network, or leave --text_encoder out to "
+            "use the packaged MiniLM"
+        )
+        with readable_source("text encoder", source, remedy):
             encoder = TextEncoder(
                 source, save_path or HF_HUB_CACHE, freeze=False
             )
-        except Exception as error:  # the hub client's errors have no one base
-            raise ValueError(
-                f"the text encoder '{source}' is neither a folder with a "
-                "model nor a hub name that can be reached now "
-                f"({type(error).__name__}): check the name and the network, or "
-                "leave --text_encoder out to use the packaged MiniLM"
-            ) from error
         self.tokenizer = encoder.tokenizer
         self.encoder = encoder.model
         width = self.encoder.config.hidden_size

@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from running import CORPUS, run  # noqa: E402
+from tiny_models import save_tiny_models  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +28,41 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"there is no folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Options for a small part of the bundled corpus, and shared stores."""
+    folder = tmp_path_factory.mktemp("small")
+    sizes = {"train": 48, "valid": 16, "test": 16, "utt_test": 8}
+    for split, size in sizes.items():
+        name = f"{split}_data.csv"
+        with open(CORPUS / "data" / name, encoding="utf-8") as f:
+            lines = f.read().splitlines()
+        step = (len(lines) - 1) // size
+        lines = [lines[0], *lines[1::step][:size]]
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return {
+        "csv_folder": folder,
+        "feature_folder": folder / "features",
+        "teacher_folder": folder / "teachers",
+        "teacher_overrides": "{number_of_epochs: 8, max_train_error: 100}",
+        "number_of_epochs": 3,
+        "batch_size": 16,
+    }
+
+
+@pytest.fixture(scope="session")
+def finished(small, tmp_path_factory):
+    """A run of the main configuration from the root, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    options = {**small, "output_folder": folder}
+    return folder, run("distill_teacher_mae_exp", options), options
+
+
+@pytest.fixture(scope="session")
+def transformer_folders(tmp_path_factory):
+    """Folder of small transformer models, by kind."""
+    root = tmp_path_factory.mktemp("models")
+    save_tiny_models(root)
+    return root

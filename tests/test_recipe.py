@@ -2,87 +2,21 @@
 
 import csv
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from running import CORPUS, ROOT, command, environment, metrics_of, run
 
-ROOT = Path(__file__).parents[1]
-CORPUS = ROOT / "data" / "synthetic-commands"
+from slu_kd_lobes.interface import SpokenIntentClassifier
+from slu_kd_lobes.package import package_run
+
 ENCODER = ROOT / "pretrained" / "sincnet-read-speech" / "encoder.ckpt"
-UNSTEADY = ("seconds", "peak_memory_mb", "commit")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Options for a small part of the bundled corpus, and shared stores."""
-    folder = tmp_path_factory.mktemp("small")
-    sizes = {"train": 48, "valid": 16, "test": 16, "utt_test": 8}
-    for split, size in sizes.items():
-        name = f"{split}_data.csv"
-        with open(CORPUS / "data" / name, encoding="utf-8") as f:
-            lines = f.read().splitlines()
-        step = (len(lines) - 1) // size
-        lines = [lines[0], *lines[1::step][:size]]
-        (folder / name).write_text("\n".join(lines) + "\n")
-    return {
-        "csv_folder": folder,
-        "feature_folder": folder / "features",
-        "teacher_folder": folder / "teachers",
-        "teacher_overrides": "{number_of_epochs: 8, max_train_error: 100}",
-        "number_of_epochs": 3,
-        "batch_size": 16,
-    }
-
-
-def command(config, options, script="train.py", processes=1):
-    """The command line, as the README gives it."""
-    yaml = f"hparams/{config}.yaml" if "/" not in config else config
-    overrides = [f"--{key}={value}" for key, value in options.items()]
-    python = [sys.executable]
-    if processes > 1:
-        python += ["-m", "torch.distributed.run", "--standalone"]
-        python += [f"--nproc_per_node={processes}"]
-    return [*python, script, yaml, *overrides, "--device=cpu"]
-
-
-def environment():
-    """No hub, and the same thread count everywhere."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
-def run(config, options, cwd=ROOT, fails=False, script="train.py", processes=1):
-    """Runs the recipe; returns what it printed."""
-    result = subprocess.run(
-        command(config, options, script, processes),
-        cwd=cwd,
-        env=environment(),
-        text=True,
-        capture_output=True,
-    )
-    output = result.stdout + result.stderr
-    assert (result.returncode != 0) == fails, output
-    return output
-
-
-def metrics_of(folder):
-    """The metrics that the same command must repeat."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return {k: v for k, v in metrics.items() if k not in UNSTEADY}
-
-
-@pytest.fixture(scope="module")
-def finished(small, tmp_path_factory):
-    """A run of the main configuration from the root, and what it printed."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    options = {**small, "output_folder": folder}
-    return folder, run("distill_teacher_mae_exp", options), options
 
 
 def test_leaves_what_a_person_wants(finished):
@@ -395,3 +329,42 @@ def test_unfreezing_needs_one_process(small, tmp_path):
     }
     printed = run("baseline", options, fails=True, processes=2)
     assert "error: an encoder that unfreezes cannot train" in printed
+
+
+def test_another_encoder_needs_no_other_recipe(
+    small, tmp_path, transformer_folders
+):
+    """All layers of a WavLM are stored, their sum learnt, a package made."""
+    source = tmp_path / "wavlm"
+    shutil.copytree(transformer_folders / "wavlm", source)
+    kind = "!new:slu_kd_lobes.encoders.TransformerEncoder"
+    folder = tmp_path / "run"
+    options = {
+        **small,
+        "encoder": f"{kind} {{source: {source}, layers: all}}",
+        "output_folder": folder,
+        "feature_folder": tmp_path / "features",
+    }
+    first = run("baseline", options)
+    assert "Encoding" in first
+    again = {**options, "output_folder": tmp_path / "again"}
+    assert "Encoding" not in run("baseline", again)
+    assert metrics_of(folder) == metrics_of(tmp_path / "again")
+    wrong = {**again, "encoder_dropout": True}
+    wrong["output_folder"] = tmp_path / "wrong"
+    said = run("baseline", wrong, fails=True)
+    assert "error: TransformerEncoder stays as it is" in said
+    package = package_run(folder, tmp_path / "model")
+    shutil.rmtree(source)
+    model = SpokenIntentClassifier.from_hparams(package)
+    assert model.mods.student.layer_sum.weights.abs().max() > 0
+    with open(folder / "predictions_test.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with open(folder / "manifests" / "test.csv", encoding="utf-8") as file:
+        wavs = {row["ID"]: row["wav"] for row in csv.DictReader(file)}
+    for row in rows:
+        path = wavs[row["ID"]].replace("$data_root", str(CORPUS))
+        answer = model.classify_file(path)["slots"]
+        assert {name: slot["value"] for name, slot in answer.items()} == {
+            name: row[f"{name}_predicted"] for name in answer
+        }

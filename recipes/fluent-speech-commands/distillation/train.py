@@ -354,7 +354,18 @@ def make_encoder(hparams, device):
     """The pre-trained encoder; refuses to store features that would change."""
     encoder = hparams["encoder"]
     trains = hparams["unfreezing"].trains
-    if hparams["encoder_source"] is not None:
+    if encoder.sample_rate != hparams["sample_rate"]:
+        raise ValueError(
+            f"the encoder hears {encoder.sample_rate} Hz: set sample_rate to "
+            f"that, not to {hparams['sample_rate']}"
+        )
+    if encoder.pretrained:
+        if trains or hparams["encoder_dropout"]:
+            raise ValueError(
+                f"{type(encoder).__name__} stays as it is: leave unfreezing at "
+                "Frozen and encoder_dropout at False"
+            )
+    elif hparams["encoder_source"] is not None:
         load_pretrained(hparams["pretrainer"], hparams["encoder_source"])
     elif not trains:
         raise ValueError(
@@ -459,7 +470,12 @@ def make_brain(hparams, data, run_opts):
     """The student of a configuration, ready to train on the data."""
     # Whatever ran before, the same seed gives the same student.
     sb.utils.seed.seed_everything(hparams["seed"])
-    modules = {"student": hparams["student"](num_logits=data.schema.num_logits)}
+    student = hparams["student"](
+        num_logits=data.schema.num_logits,
+        input_size=data.encoder.feature_size,
+        layers=data.encoder.layers,
+    )
+    modules = {"student": student}
     if hparams["unfreezing"].trains:
         modules["encoder"] = data.encoder
     history = TrainingHistory()
@@ -513,10 +529,9 @@ def write_outputs(hparams, brain, seconds):
     folder, data = Path(hparams["output_folder"]), brain.data
     main_test = data.manifests["main_test"]
     start = time.perf_counter()
-    valid, _ = brain.test(data.datasets["valid"])
     results = {
         name: brain.test(data.datasets[name])
-        for name in data.manifests["tests"]
+        for name in ["valid", *data.manifests["tests"]]
     }
     seconds = {**seconds, "test": time.perf_counter() - start}
     for name, values in brain.seconds.items():
@@ -540,6 +555,7 @@ def write_outputs(hparams, brain, seconds):
         plots.append(folder / f"confusion_{slot}.png")
         names = data.schema.values[slot]
         plot_confusion(plots[-1], slot, names, targets[:, i], values[:, i])
+    valid, _ = results.pop("valid")
     tests = {name: metrics for name, (metrics, _) in results.items()}
     trained = sum(p.numel() for p in brain.modules.parameters())
     frozen = sum(p.numel() for p in data.encoder.parameters())

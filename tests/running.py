@@ -1,0 +1,47 @@
+"""Runs the recipe as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CORPUS = ROOT / "data" / "synthetic-commands"
+UNSTEADY = ("seconds", "peak_memory_mb", "commit")
+
+
+def command(config, options, script="train.py", processes=1):
+    """The command line, as the README gives it."""
+    yaml = f"hparams/{config}.yaml" if "/" not in config else config
+    overrides = [f"--{key}={value}" for key, value in options.items()]
+    python = [sys.executable]
+    if processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone"]
+        python += [f"--nproc_per_node={processes}"]
+    return [*python, script, yaml, *overrides, "--device=cpu"]
+
+
+def environment():
+    """No hub, and the same thread count everywhere."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(config, options, cwd=ROOT, fails=False, script="train.py", processes=1):
+    """Runs the recipe; returns what it printed."""
+    result = subprocess.run(
+        command(config, options, script, processes),
+        cwd=cwd,
+        env=environment(),
+        text=True,
+        capture_output=True,
+    )
+    output = result.stdout + result.stderr
+    assert (result.returncode != 0) == fails, output
+    return output
+
+
+def metrics_of(folder):
+    """The metrics that the same command must repeat."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {k: v for k, v in metrics.items() if k not in UNSTEADY}

@@ -1,0 +1,143 @@
+"""The command line answers everything with a line, and an exit code."""
+
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from running import CORPUS
+from speechbrain.dataio import audio_io
+
+from slu_kd_lobes.cli import main
+from slu_kd_lobes.package import package_run
+
+
+@pytest.fixture(scope="module")
+def model(finished, tmp_path_factory):
+    """A packaged model."""
+    out = tmp_path_factory.mktemp("p") / "model"
+    return str(package_run(finished[0], out))
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    """Three recordings of the bundled corpus."""
+    return sorted(map(str, (CORPUS / "wavs").rglob("*.ogg")))[:3]
+
+
+def lines_of(text):
+    """JSON objects, one a line."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_object_a_line(model, recordings, capsys):
+    """With the keys that are promised."""
+    assert main(["classify", *recordings, "--model", model, "--json"]) == 0
+    answers = lines_of(capsys.readouterr().out)
+    assert [answer["file"] for answer in answers] == recordings
+    for answer in answers:
+        assert set(answer) == {"file", "slots", "rejected"}
+        assert list(answer["slots"]) == ["action", "object", "location"]
+        for slot in answer["slots"].values():
+            assert set(slot) == {"value", "probability"}
+            assert 0 < slot["probability"] <= 1
+        assert isinstance(answer["rejected"], bool)
+
+
+def test_a_table_for_people(model, recordings, capsys):
+    """A line a file below the names of the slots."""
+    assert main(["classify", *recordings, "--model", model]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "action", "object", "location"]
+    assert [row.split()[0] for row in rows] == recordings
+    assert all(row.count("%") == 3 for row in rows)
+
+
+def test_folders_and_standard_input(
+    model, recordings, capsys, tmp_path, monkeypatch
+):
+    """Both give what the files give."""
+    for path in recordings[:2]:
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "deep")
+    (tmp_path / "notes.txt").write_text("no audio")
+    main(["classify", recordings[0], "--model", model, "--json"])
+    (expected,) = lines_of(capsys.readouterr().out)
+    assert main(["classify", str(tmp_path), "--model", model, "--json"]) == 0
+    answers = lines_of(capsys.readouterr().out)
+    assert len(answers) == 2 and answers[0]["slots"] == expected["slots"]
+
+    class Standard:
+        buffer = io.BytesIO(open(recordings[0], "rb").read())
+
+    monkeypatch.setattr("sys.stdin", Standard)
+    assert main(["classify", "-", "--model", model, "--json"]) == 0
+    (answer,) = lines_of(capsys.readouterr().out)
+    assert answer["file"] == "-" and answer["slots"] == expected["slots"]
+
+
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (44100, 2), (48000, 6)])
+def test_any_rate_and_channels(model, tmp_path, capsys, rate, channels):
+    path = str(tmp_path / "a.wav")
+    audio_io.save(path, torch.randn(channels, rate) / 10, rate)
+    assert main(["classify", path, "--model", model, "--json"]) == 0
+    assert len(lines_of(capsys.readouterr().out)) == 1
+
+
+def test_what_cannot_be_heard_gets_a_line_and_the_rest_an_answer(
+    model, recordings, tmp_path, capsys
+):
+    """Missing, not audio, cut short, empty, silent, not a number, too long."""
+    files = {
+        name: str(tmp_path / f"{name}.wav")
+        for name in "missing text cut empty silent nan long".split()
+    }
+    (tmp_path / "text.wav").write_text("this is no audio")
+    audio_io.save(files["cut"], torch.randn(1, 16000) / 10, 16000)
+    whole = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[:20])
+    audio_io.save(files["empty"], torch.zeros(1, 0), 16000)
+    audio_io.save(files["silent"], torch.zeros(1, 16000), 16000)
+    audio_io.save(
+        files["nan"],
+        torch.full((1, 16000), float("nan")),
+        16000,
+        subtype="FLOAT",
+    )
+    audio_io.save(files["long"], torch.randn(1, 31 * 8000) / 10, 8000)
+    names = [*files.values(), recordings[0]]
+    assert main(["classify", *names, "--model", model, "--json"]) == 1
+    captured = capsys.readouterr()
+    assert len(lines_of(captured.out)) == 1
+    errors = [e for e in captured.err.splitlines() if e.startswith("error: ")]
+    assert "Traceback" not in captured.err and len(errors) == len(files)
+    reasons = "no such file|not audio|not audio|no samples|silent|numbers|31 s"
+    for error, path, reason in zip(errors, files.values(), reasons.split("|")):
+        assert path in error and reason in error
+
+
+def test_no_model_and_an_empty_folder_are_a_line(
+    model, recordings, tmp_path, capsys
+):
+    """Exit code 2: nothing was done."""
+    assert main(["classify", recordings[0], "--model", str(tmp_path)]) == 2
+    assert "neither a folder with a model" in capsys.readouterr().err
+    assert main(["classify", str(tmp_path), "--model", model]) == 2
+    assert "has no audio files" in capsys.readouterr().err
+
+
+def test_rejected_answers_say_so(model, recordings, tmp_path, capsys):
+    """Noise that a threshold near 1 does not let pass."""
+    answers = []
+    for _ in range(2):
+        main(["classify", *recordings, "--model", model])
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    path = str(tmp_path / "noise.wav")
+    audio_io.save(path, torch.randn(1, 16000) / 10, 16000)
+    main(["classify", path, "--model", model, "--json"])
+    (answer,) = lines_of(capsys.readouterr().out)
+    main(["classify", path, "--model", model])
+    shown = capsys.readouterr().out.splitlines()[1]
+    assert shown.endswith("rejected") == answer["rejected"]

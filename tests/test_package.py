@@ -1,0 +1,217 @@
+"""A finished run becomes a folder that others load."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from running import CORPUS, environment
+from speechbrain.inference.interfaces import foreign_class
+
+from slu_kd_lobes.interface import SpokenIntentClassifier
+from slu_kd_lobes.metrics import rejection_threshold
+from slu_kd_lobes.package import package_run
+
+
+@pytest.fixture(scope="module")
+def package(finished, tmp_path_factory):
+    """The folder of the finished run."""
+    return package_run(finished[0], tmp_path_factory.mktemp("p") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(package):
+    """The same, loaded."""
+    return SpokenIntentClassifier.from_hparams(source=package)
+
+
+def test_the_folder_has_what_speechbrain_and_people_read(package):
+    """And nothing else, such as a temporary file."""
+    assert {path.name for path in package.iterdir()} == {
+        "README.md",
+        "custom_interface.py",
+        "encoder.ckpt",
+        "hyperparams.yaml",
+        "requirements.txt",
+        "student.ckpt",
+    }
+    assert list(package.parent.iterdir()) == [package]
+
+
+def test_answers_are_those_of_the_run(finished, model):
+    """Value and probability of every slot of every test utterance."""
+    with open(finished[0] / "predictions_test.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with open(finished[0] / "manifests" / "test.csv", encoding="utf-8") as file:
+        wavs = {row["ID"]: row["wav"] for row in csv.DictReader(file)}
+    for row in rows:
+        path = wavs[row["ID"]].replace("$data_root", str(CORPUS))
+        answer = model.classify_file(path)
+        product = 1.0
+        for name, slot in answer["slots"].items():
+            assert slot["value"] == row[f"{name}_predicted"]
+            expected = float(row[f"{name}_probability"])
+            assert slot["probability"] == pytest.approx(expected, abs=2e-4)
+            product *= slot["probability"]
+        assert list(answer["slots"]) == ["action", "object", "location"]
+        assert answer["probability"] == pytest.approx(product, abs=1e-5)
+        assert answer["rejected"] == (answer["probability"] < model.threshold)
+
+
+def test_a_batch_gives_what_its_items_give(model):
+    """Padding changes nothing."""
+    wavs = torch.randn(2, 32000) / 10
+    both = model.classify_batch(wavs, torch.tensor([1.0, 0.5]))
+    alone = model.classify_batch(wavs[1:, :16000])
+    for name, slot in both[1]["slots"].items():
+        other = alone[0]["slots"][name]
+        assert slot["value"] == other["value"]
+        assert slot["probability"] == pytest.approx(other["probability"], 1e-4)
+        assert 0 < slot["seconds"] < 1.0
+
+
+def test_the_deciding_second_is_that_of_the_largest_logit(model):
+    """Two seconds are 13 frames of 160 ms; the last one is cut short."""
+    wavs = torch.randn(1, 32000) / 10
+    answer = model.classify_batch(wavs)[0]
+    with torch.no_grad():
+        features, lengths = model.mods.encoder(wavs, torch.ones(1))
+        logits = model.mods.student.frame_logits(features, lengths)[0]
+    frame, column = divmod(int(logits[:, :6].argmax()), 6)
+    action = answer["slots"]["action"]
+    assert action["value"] == model.schema.values["action"][column]
+    assert action["seconds"] == pytest.approx((frame + 0.5) * 2 / 13, abs=1e-3)
+
+
+def test_speechbrains_own_loader_takes_it(package, tmp_path, monkeypatch):
+    """From any folder."""
+    monkeypatch.chdir(tmp_path)
+    model = foreign_class(
+        source=str(package),
+        pymodule_file="custom_interface.py",
+        classname="SpokenIntentClassifier",
+        overrides={"package_folder": str(package)},
+    )
+    assert isinstance(model, SpokenIntentClassifier)
+    assert len(model.classify_batch(torch.randn(3, 16000))) == 3
+
+
+def changed(package, folder, name, change):
+    """A copy of the package with one file changed."""
+    copy = folder / "copy"
+    shutil.copytree(package, copy)
+    change(copy / name)
+    return copy
+
+
+def edit(old, new):
+    """Replaces a text in a file."""
+
+    def change(path):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def other_weights(path):
+    """Adds to one weight."""
+    state = torch.load(path, weights_only=True)
+    next(iter(state.values())).view(-1)[0] += 1e-3
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("student.ckpt", other_weights),
+        ("encoder.ckpt", other_weights),
+        ("hyperparams.yaml", edit("threshold: 0.", "threshold: 0.1")),
+        (
+            "hyperparams.yaml",
+            edit('"activate", "bring"', '"bring", "activate"'),
+        ),
+        ("hyperparams.yaml", edit("sample_rate: 16000", "sample_rate: 8000")),
+    ],
+)
+def test_a_changed_file_is_refused(package, tmp_path, name, change):
+    """Label order above all: it is never guessed."""
+    copy = changed(package, tmp_path, name, change)
+    with pytest.raises(
+        ValueError, match="not those that were packaged|changed"
+    ):
+        SpokenIntentClassifier.from_hparams(source=copy)
+
+
+def test_an_existing_folder_and_an_unfinished_run_are_refused(
+    finished, package, tmp_path
+):
+    """Before anything is written."""
+    with pytest.raises(ValueError, match="exists"):
+        package_run(finished[0], package)
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "metrics.json").unlink()
+    with pytest.raises(ValueError, match="no metrics.json"):
+        package_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_encoder_than_that_of_the_training_is_refused(
+    finished, tmp_path
+):
+    """The checkpoint knows its fingerprint."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    for path in run.glob("save/*/provenance.ckpt"):
+        sources = json.loads(path.read_text())
+        path.write_text(json.dumps({**sources, "encoder": "0"}))
+    with pytest.raises(ValueError, match="encoder .* has changed"):
+        package_run(run, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_card_has_the_figures_of_the_run(finished, package):
+    """Error, slots, threshold and versions."""
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    card = (package / "README.md").read_text()
+    for text in (
+        f"{metrics['test']['intent_error']:.2f} %",
+        "utt_test",
+        "| location | ",
+        f"torch {metrics['versions']['torch']}",
+        "302,616 trained",
+        "taught it by knowledge distillation",
+    ):
+        assert text in card
+    assert "None" not in card and '{"package_folder"' in card
+
+
+def test_threshold_worked_out_by_hand():
+    """Of four right answers, three quarters are the upper three."""
+    confidence = np.array([0.3, 0.51239, 0.8, 0.9, 0.95])
+    right = np.array([True, True, True, True, False])
+    assert rejection_threshold(confidence, right, 1.0) == 0.3
+    assert rejection_threshold(confidence, right, 0.75) == 0.5123
+    assert rejection_threshold(confidence, ~right, 0.5) == 0.95
+    assert rejection_threshold(confidence, right & False, 0.5) == 0.0
+    for keep in (0, -0.1, 1.01):
+        with pytest.raises(ValueError, match="keep"):
+            rejection_threshold(confidence, right, keep)
+
+
+def test_make_names_the_command(package):
+    """The console script is what the Makefile calls."""
+    result = subprocess.run(
+        [sys.executable, "-m", "slu_kd_lobes.cli", "package", "none", "out"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: none is")
