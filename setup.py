@@ -53,6 +53,9 @@ DEVELOPMENT = [
     "praatio>=6.2,<7",
 ]
 
+# A trained model as one file for onnxruntime, and its quantisation.
+ONNX = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
+
 setup(
     name="slu-kd-lobes",
     version="0.1.0",
@@ -72,5 +75,5 @@ setup(
     packages=find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
     install_requires=REQUIREMENTS,
     entry_points={"console_scripts": ["slu-kd=slu_kd_lobes.cli:main"]},
-    extras_require={"dev": DEVELOPMENT},
+    extras_require={"dev": DEVELOPMENT + ONNX, "onnx": ONNX},
 )

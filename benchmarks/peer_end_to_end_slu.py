@@ -183,6 +183,51 @@ def copy_reference(reference, corpus, variant, folder):
         config.write(f)
 
 
+def load_reference(reference, corpus, variant, folder):
+    """Imports the reference code and reads a corpus with it.
+
+    Arguments
+    ---------
+    reference : Path
+        A clone of it.
+    corpus : Path
+        In the layout of FSC.
+    variant : str
+        ``fixed`` or ``published``.
+    folder : Path
+        Empty; it becomes the current one.
+
+    Returns
+    -------
+    models : module
+    training : module
+    config : object
+        Its configuration.
+    dataset : object
+        Its training set.
+    """
+    reference, corpus = reference.resolve(), corpus.resolve()
+    copy_reference(reference, corpus, variant, folder)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.modules.setdefault("textgrid", ModuleType("textgrid"))
+    data, models, training = (
+        importlib.import_module(Path(name).stem) for name in MODULES
+    )
+    data.torchaudio = SimpleNamespace(
+        sox_effects=SimpleNamespace(SoxEffectsChain=SoxEffectsChain)
+    )
+    config = data.read_config("experiment.cfg")
+    torch.manual_seed(config.seed)
+    pretraining = Path("experiment/pretraining")
+    phonemes = reference / EXPERIMENT / "pretraining" / "phonemes.txt"
+    shutil.copy(phonemes, pretraining)
+    dataset, _, _ = data.get_SLU_datasets(config)
+    weights = models.PretrainedModel(config).state_dict()
+    torch.save(weights, pretraining / "model_state.pth")
+    return models, training, config, dataset
+
+
 def time_reference(reference, corpus, variant, batches):
     """Times training batches of the reference code.
 
@@ -200,26 +245,10 @@ def time_reference(reference, corpus, variant, batches):
     dict
         Their time scaled up to the epoch, and how many there were.
     """
-    reference, corpus = reference.resolve(), corpus.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        copy_reference(reference, corpus, variant, Path(folder))
-        os.chdir(folder)
-        sys.path.insert(0, folder)
-        sys.modules.setdefault("textgrid", ModuleType("textgrid"))
-        data, models, training = (
-            importlib.import_module(Path(name).stem) for name in MODULES
+        models, training, config, dataset = load_reference(
+            reference, corpus, variant, Path(folder)
         )
-        data.torchaudio = SimpleNamespace(
-            sox_effects=SimpleNamespace(SoxEffectsChain=SoxEffectsChain)
-        )
-        config = data.read_config("experiment.cfg")
-        torch.manual_seed(config.seed)
-        pretraining = Path("experiment/pretraining")
-        phonemes = reference / EXPERIMENT / "pretraining" / "phonemes.txt"
-        shutil.copy(phonemes, pretraining)
-        dataset, _, _ = data.get_SLU_datasets(config)
-        weights = models.PretrainedModel(config).state_dict()
-        torch.save(weights, pretraining / "model_state.pth")
         trainer = training.Trainer(models.Model(config), config)
         dataset.loader = loader = TimedLoader(dataset.loader, batches)
         trainer.train(dataset)

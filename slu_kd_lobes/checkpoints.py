@@ -2,6 +2,8 @@
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 
+from slu_kd_lobes.hub import no_long_retries
+
 UNFINISHED = f"{METAFNAME}.unfinished"
 
 
@@ -86,8 +88,9 @@ def load_pretrained(pretrainer, source):
 (HFValidationError: ...): give a folder or hub name with encoder.ckpt
     """
     try:
-        pretrainer.collect_files(default_source=source)
-        pretrainer.load_collected()
+        with no_long_retries(source):
+            pretrainer.collect_files(default_source=source)
+            pretrainer.load_collected()
     except Exception as error:  # the hub client's errors have no one base
         names = ", ".join(f"{name}.ckpt" for name in pretrainer.loadables)
         reason = (str(error).strip() or "no reason given").splitlines()[0]

@@ -2,6 +2,7 @@
 
 > slu-kd package results/baseline/1234 my_model
 > slu-kd classify command.wav recordings/ --model my_model
+> slu-kd export my_model my_model.onnx
 > sox -d -t wav - | slu-kd classify - --model my_model --json
 """
 
@@ -179,6 +180,16 @@ def package(options):
     return 0
 
 
+def export(options):
+    """Writes a model as ONNX."""
+    from slu_kd_lobes.onnx import export_onnx
+
+    export_onnx(load_model(options.model), options.out, options.int8)
+    size = Path(options.out).stat().st_size / 2**20
+    print(f"onnx: {options.out} ({size:.1f} MB)")
+    return 0
+
+
 def parse_arguments(arguments):
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -200,6 +211,11 @@ def parse_arguments(arguments):
         help="share of right validation answers that are not rejected",
     )
     one.set_defaults(run_command=package)
+    one = commands.add_parser("export", help="write a model as ONNX")
+    one.add_argument("model", help="packaged folder")
+    one.add_argument("out", help="the .onnx file")
+    one.add_argument("--int8", action="store_true", help="8-bit weights")
+    one.set_defaults(run_command=export)
     return parser.parse_args(arguments)
 
 

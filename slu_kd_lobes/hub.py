@@ -1,11 +1,60 @@
 """Models from folders or from a hub, and what to say when they cannot be had."""
 
+import os
+import socket
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants
+
+
+def hub_answers(timeout=3.0):
+    """Whether the hub can be connected to; True behind a proxy.
+
+    Arguments
+    ---------
+    timeout : float
+        In seconds.
+
+    Returns
+    -------
+    bool
+    """
+    if any(os.environ.get(f"{s}_proxy") for s in ("HTTPS", "https", "all")):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or {"http": 80}.get(address.scheme, 443)
+    try:
+        socket.create_connection((address.hostname, port), timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def no_long_retries(source):
+    """Takes a hub name from the cache alone where the hub does not answer.
+
+    The hub's client tries again for most of a minute otherwise.
+
+    Arguments
+    ---------
+    source : str
+        Folder or hub name.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    if not Path(source).is_dir() and not offline:
+        constants.HF_HUB_OFFLINE = not hub_answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 @contextmanager
 def readable_source(kind, source, remedy):
-    """Turns whatever goes wrong while a model loads into one sentence.
+    """Turns whatever goes wrong while a model loads into one sentence, at once.
 
     Arguments
     ---------
@@ -31,7 +80,8 @@ def readable_source(kind, source, remedy):
 nor a hub name that can be reached now (OSError: offline): check the name
     """
     try:
-        yield
+        with no_long_retries(source):
+            yield
     except Exception as error:  # the hub client's errors have no one base
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ValueError(

@@ -305,14 +305,14 @@ class RecurrentStage(torch.nn.Module):
             [batch].
         """
         x = self.dropout(self.rnn(x, lengths))
+        if lengths is None:  # an odd last step is divided by 1 here too
+            x = F.avg_pool1d(x.transpose(1, 2), 2, ceil_mode=True)
+            return x.transpose(1, 2), None
         odd = x.shape[1] % 2
         pairs = F.pad(x, (0, 0, 0, odd)).unflatten(1, (-1, 2)).sum(2)
         # An odd last step is a pair of one: divide by what there is.
-        ends = lengths
-        if ends is None:
-            ends = torch.full((len(x),), x.shape[1], device=x.device)
         starts = 2 * torch.arange(pairs.shape[1], device=x.device)
-        count = (ends.to(x.device).unsqueeze(1) - starts).clamp(1, 2)
+        count = (lengths.to(x.device).unsqueeze(1) - starts).clamp(1, 2)
         return pairs / count.unsqueeze(-1), halve(lengths)
 
 
