@@ -75,5 +75,10 @@ setup(
     packages=find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
     install_requires=REQUIREMENTS,
     entry_points={"console_scripts": ["slu-kd=slu_kd_lobes.cli:main"]},
-    extras_require={"dev": DEVELOPMENT + ONNX, "onnx": ONNX},
+    extras_require={
+        "dev": DEVELOPMENT + ONNX,
+        "onnx": ONNX,
+        # The web page.
+        "demo": ["gradio>=5,<7"],
+    },
 )

@@ -2,13 +2,16 @@
 
 > slu-kd package results/baseline/1234 my_model
 > slu-kd classify command.wav recordings/ --model my_model
+> slu-kd demo --model my_model --examples recordings/
 > slu-kd export my_model my_model.onnx
 > sox -d -t wav - | slu-kd classify - --model my_model --json
 """
 
 import argparse
+import importlib.util
 import io
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -190,6 +193,21 @@ def export(options):
     return 0
 
 
+def demo(options):
+    """Starts the web page, until it is stopped."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(
+            "gradio is not installed: pip install slu-kd-lobes[demo]"
+        )
+    examples = audio_files([options.examples])[:8] if options.examples else []
+    from slu_kd_lobes.demo import build_page
+
+    page = build_page(load_model(options.model), examples)
+    folders = [options.examples] if options.examples else []
+    page.launch(server_port=options.port, allowed_paths=folders)
+    return 0
+
+
 def parse_arguments(arguments):
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -216,6 +234,11 @@ def parse_arguments(arguments):
     one.add_argument("out", help="the .onnx file")
     one.add_argument("--int8", action="store_true", help="8-bit weights")
     one.set_defaults(run_command=export)
+    one = commands.add_parser("demo", help="start a web page")
+    one.add_argument("--model", required=True, help="packaged folder")
+    one.add_argument("--examples", help="folder with recordings to choose")
+    one.add_argument("--port", type=int, default=7860)
+    one.set_defaults(run_command=demo)
     return parser.parse_args(arguments)
 
 
@@ -234,6 +257,7 @@ def main(arguments=None):
         could be done.
     """
     options = parse_arguments(arguments)
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
     try:
         return int(options.run_command(options) > 0)
     except (ValueError, OSError) as error:

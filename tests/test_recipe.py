@@ -332,6 +332,21 @@ def test_unfreezing_needs_one_process(small, tmp_path):
     assert "error: an encoder that unfreezes cannot train" in printed
 
 
+def test_students_that_cannot_share_the_data_are_refused(small, tmp_path):
+    """One sentence that names the key; nothing is left."""
+    other = tmp_path / "other.yaml"
+    base = ROOT / "hparams" / "base.yaml"
+    other.write_text(f"base: {base}\nteachers: []\ntrain_fraction: 0.5\n")
+    many = [sys.executable, "train_many.py", "hparams/baseline.yaml"]
+    many += [str(other), f"--results={tmp_path / 'many'}"]
+    many += [f"--{key}={value}" for key, value in small.items()]
+    options = dict(cwd=ROOT, env=environment(), text=True)
+    result = subprocess.run(many, capture_output=True, **options)
+    assert result.returncode != 0
+    assert "must share (train_fraction): train them apart" in result.stderr
+    assert not [path for path in tmp_path.rglob("many/**") if path.is_file()]
+
+
 def test_another_encoder_needs_no_other_recipe(
     small, tmp_path, transformer_folders
 ):

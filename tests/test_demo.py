@@ -1,0 +1,104 @@
+"""The web page, in a real browser."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import CORPUS, environment
+
+from slu_kd_lobes.interface import SpokenIntentClassifier
+from slu_kd_lobes.package import package_run
+
+pytest.importorskip("gradio")
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if not (CHROMIUM and DRIVER):
+    pytest.skip("there is no chromium here", allow_module_level=True)
+
+OPTIONS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update "
+    "--disable-sync --window-size=1000,1300"
+).split()
+
+
+@pytest.fixture(scope="module")
+def model(finished, tmp_path_factory):
+    """A packaged model's folder."""
+    return package_run(finished[0], tmp_path_factory.mktemp("p") / "model")
+
+
+@pytest.fixture(scope="module")
+def page(model):
+    """Address of the running page."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "slu_kd_lobes.cli", "demo"]
+    command += [f"--model={model}", f"--port={port}"]
+    command += [f"--examples={CORPUS / 'wavs'}"]
+    env = {**environment(), "GRADIO_ANALYTICS_ENABLED": "False"}
+    with subprocess.Popen(command, env=env) as process:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            assert process.poll() is None
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Chromium without a window."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for option in [*OPTIONS, f"--user-data-dir={tmp_path}"]:
+        options.add_argument(option)
+    service = webdriver.ChromeService(DRIVER)
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()
+
+
+def wait_for(browser, found, seconds=60):
+    """What `found` gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        result = found()
+        if result:
+            return result
+        time.sleep(0.2)
+    raise AssertionError(browser.find_element("tag name", "body").text)
+
+
+def test_an_uploaded_command_is_answered(page, model, browser, request):
+    """With the value of every slot, the latency and the plot."""
+    recording = sorted((CORPUS / "wavs").rglob("*.ogg"))[0]
+    answer = SpokenIntentClassifier.from_hparams(model).classify_file(recording)
+    browser.get(page)
+    text = lambda: browser.find_element("tag name", "body").text  # noqa: E731
+    wait_for(browser, lambda: "Spoken commands to slots" in text())
+    upload = wait_for(
+        browser,
+        lambda: browser.find_elements(
+            "css selector", "input[type=file][accept*=audio]"
+        ),
+    )[0]
+    upload.send_keys(str(recording))
+    wait_for(browser, lambda: "with a probability of" in text())
+    wait_for(browser, lambda: answer["slots"]["object"]["value"] in text())
+    for name, slot in answer["slots"].items():
+        assert name in text() and slot["value"] in text()
+    assert "ms for" in text()
+    wait_for(browser, lambda: browser.find_elements("css selector", "img"))
+    folder = Path(request.config.rootpath) / "results"
+    folder.mkdir(exist_ok=True)
+    time.sleep(1)
+    browser.save_screenshot(str(folder / "demo.png"))
