@@ -271,10 +271,11 @@ def measure(folder, scale, threads, epochs, reference=None, only=None):
     return figures
 
 
-def shown_command(reference):
-    """The command line, with the place of the reference left out."""
-    shown = ["CLONE" if a == str(reference) else a for a in sys.argv]
-    return "python " + shlex.join(shown)
+def shown_command(arguments):
+    """The command line, without places on this machine."""
+    names = {"CLONE": arguments.reference, "FOLDER": arguments.folder}
+    shown = {str(place): name for name, place in names.items()}
+    return "python " + shlex.join(shown.get(part, part) for part in sys.argv)
 
 
 def cpu_model():
@@ -333,7 +334,7 @@ def main():
             "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
             "versions": package_versions(),
             "commit": git_commit(),
-            "command": shown_command(arguments.reference),
+            "command": shown_command(arguments),
         }
     )
     print(f"\n{results_tables(figures)}\n")
