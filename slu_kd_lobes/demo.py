@@ -5,7 +5,6 @@ It needs the extra ``demo``: ``pip install slu-kd-lobes[demo]``.
 
 import time
 
-import gradio as gr
 import numpy as np
 import torch
 
@@ -64,6 +63,7 @@ def build_page(model, examples=()):
     -------
     gradio.Blocks
     """
+    import gradio as gr  # an extra, so that the rest needs none of it
 
     model.classify_batch(torch.zeros(1, model.sample_rate))  # the slow first
 
