@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from running import CORPUS, environment
@@ -78,7 +77,7 @@ def wait_for(browser, found, seconds=60):
     raise AssertionError(browser.find_element("tag name", "body").text)
 
 
-def test_an_uploaded_command_is_answered(page, model, browser, request):
+def test_an_uploaded_command_is_answered(page, model, browser):
     """With the value of every slot, the latency and the plot."""
     recording = sorted((CORPUS / "wavs").rglob("*.ogg"))[0]
     answer = SpokenIntentClassifier.from_hparams(model).classify_file(recording)
@@ -98,7 +97,3 @@ def test_an_uploaded_command_is_answered(page, model, browser, request):
         assert name in text() and slot["value"] in text()
     assert "ms for" in text()
     wait_for(browser, lambda: browser.find_elements("css selector", "img"))
-    folder = Path(request.config.rootpath) / "results"
-    folder.mkdir(exist_ok=True)
-    time.sleep(1)
-    browser.save_screenshot(str(folder / "demo.png"))
