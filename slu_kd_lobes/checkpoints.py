@@ -2,7 +2,7 @@
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 
-from slu_kd_lobes.hub import no_long_retries
+from slu_kd_lobes.hub import no_long_retries, reason_of
 
 UNFINISHED = f"{METAFNAME}.unfinished"
 
@@ -93,9 +93,7 @@ def load_pretrained(pretrainer, source):
             pretrainer.load_collected()
     except Exception as error:  # the hub client's errors have no one base
         names = ", ".join(f"{name}.ckpt" for name in pretrainer.loadables)
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ValueError(
             f"{source} has no weights that can be loaded "
-            f"({type(error).__name__}: {reason}): give a folder or hub name "
-            f"with {names}"
+            f"({reason_of(error)}): give a folder or hub name with {names}"
         ) from error

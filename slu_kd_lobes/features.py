@@ -30,6 +30,34 @@ logger = get_logger(__name__)
 FORMAT = 1  # of the files; another number is another store
 
 
+def weights_hash(module, prefix=""):
+    """SHA-256 of a module's weights and their names, hexadecimal.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    prefix : str
+        Text that is hashed before them.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> before = weights_hash(layer)
+    >>> _ = layer.weight.data.add_(1)
+    >>> before == weights_hash(layer)
+    False
+    """
+    digest = hashlib.sha256(prefix.encode())
+    for name, value in module.state_dict().items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def module_fingerprint(module):
     """Hash of a module's class, settings and weights.
 
@@ -53,12 +81,7 @@ def module_fingerprint(module):
     >>> before == module_fingerprint(layer)
     False
     """
-    digest = hashlib.sha256()
-    digest.update(f"{type(module).__module__}.{module!r}".encode())
-    for name, value in module.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return weights_hash(module, f"{type(module).__module__}.{module!r}")
 
 
 #: Frames of a memory map that may stay in this process's memory, in bytes.

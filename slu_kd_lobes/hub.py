@@ -52,6 +52,26 @@ def no_long_retries(source):
         constants.HF_HUB_OFFLINE = offline
 
 
+def reason_of(error):
+    """The kind of an error and the first line of what it says.
+
+    Arguments
+    ---------
+    error : Exception
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> reason_of(OSError("offline\\nmore"))
+    'OSError: offline'
+    """
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"{type(error).__name__}: {reason}"
+
+
 @contextmanager
 def readable_source(kind, source, remedy):
     """Turns whatever goes wrong while a model loads into one sentence, at once.
@@ -83,9 +103,7 @@ nor a hub name that can be reached now (OSError: offline): check the name
         with no_long_retries(source):
             yield
     except Exception as error:  # the hub client's errors have no one base
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ValueError(
             f"the {kind} '{source}' is neither a folder with a model nor a hub "
-            f"name that can be reached now ({type(error).__name__}: {reason}): "
-            f"{remedy}"
+            f"name that can be reached now ({reason_of(error)}): {remedy}"
         ) from error

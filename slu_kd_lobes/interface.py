@@ -11,33 +11,8 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 
 from slu_kd_lobes.audio import read_waveform
+from slu_kd_lobes.features import weights_hash
 from slu_kd_lobes.metrics import slot_predictions
-
-
-def weights_hash(module):
-    """SHA-256 of a module's weights and their names, hexadecimal.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> layer = torch.nn.Linear(2, 2)
-    >>> before = weights_hash(layer)
-    >>> _ = layer.weight.data.add_(1)
-    >>> before == weights_hash(layer)
-    False
-    """
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def package_hash(schema, threshold, sample_rate, modules):
