@@ -66,3 +66,12 @@ def transformer_folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     save_tiny_models(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def package(finished, tmp_path_factory):
+    """The packaged folder of the finished run."""
+    # Here, so that tests without it need not wait for SpeechBrain.
+    from slu_kd_lobes.package import package_run
+
+    return package_run(finished[0], tmp_path_factory.mktemp("p") / "model")

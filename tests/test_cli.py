@@ -10,14 +10,12 @@ from running import CORPUS
 from speechbrain.dataio import audio_io
 
 from slu_kd_lobes.cli import main
-from slu_kd_lobes.package import package_run
 
 
 @pytest.fixture(scope="module")
-def model(finished, tmp_path_factory):
-    """A packaged model."""
-    out = tmp_path_factory.mktemp("p") / "model"
-    return str(package_run(finished[0], out))
+def model(package):
+    """A packaged model, as it is named on the command line."""
+    return str(package)
 
 
 @pytest.fixture(scope="module")

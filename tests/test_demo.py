@@ -10,7 +10,6 @@ import pytest
 from running import CORPUS, environment
 
 from slu_kd_lobes.interface import SpokenIntentClassifier
-from slu_kd_lobes.package import package_run
 
 pytest.importorskip("gradio")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -26,19 +25,13 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def model(finished, tmp_path_factory):
-    """A packaged model's folder."""
-    return package_run(finished[0], tmp_path_factory.mktemp("p") / "model")
-
-
-@pytest.fixture(scope="module")
-def page(model):
+def page(package):
     """Address of the running page."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "slu_kd_lobes.cli", "demo"]
-    command += [f"--model={model}", f"--port={port}"]
+    command += [f"--model={package}", f"--port={port}"]
     command += [f"--examples={CORPUS / 'wavs'}"]
     env = {**environment(), "GRADIO_ANALYTICS_ENABLED": "False"}
     with subprocess.Popen(command, env=env) as process:
@@ -77,10 +70,12 @@ def wait_for(browser, found, seconds=60):
     raise AssertionError(browser.find_element("tag name", "body").text)
 
 
-def test_an_uploaded_command_is_answered(page, model, browser):
+def test_an_uploaded_command_is_answered(page, package, browser):
     """With the value of every slot, the latency and the plot."""
     recording = sorted((CORPUS / "wavs").rglob("*.ogg"))[0]
-    answer = SpokenIntentClassifier.from_hparams(model).classify_file(recording)
+    answer = SpokenIntentClassifier.from_hparams(package).classify_file(
+        recording
+    )
     browser.get(page)
     text = lambda: browser.find_element("tag name", "body").text  # noqa: E731
     wait_for(browser, lambda: "Spoken commands to slots" in text())

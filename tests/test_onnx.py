@@ -13,14 +13,12 @@ from slu_kd_lobes.cli import main
 from slu_kd_lobes.encoders import TransformerEncoder
 from slu_kd_lobes.interface import SpokenIntentClassifier
 from slu_kd_lobes.onnx import export_onnx
-from slu_kd_lobes.package import package_run
 
 
 @pytest.fixture(scope="module")
-def model(finished, tmp_path_factory):
+def model(package):
     """A packaged model."""
-    out = tmp_path_factory.mktemp("p") / "model"
-    return SpokenIntentClassifier.from_hparams(package_run(finished[0], out))
+    return SpokenIntentClassifier.from_hparams(package)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +90,7 @@ def test_other_encoders_are_refused(model, tmp_path, transformer_folders):
     assert not list(tmp_path.iterdir())
 
 
-def test_export_on_the_command_line(finished, tmp_path, capsys):
-    package_run(finished[0], tmp_path / "model")
+def test_export_on_the_command_line(package, tmp_path, capsys):
     out = tmp_path / "model.onnx"
-    assert main(["export", str(tmp_path / "model"), str(out)]) == 0
+    assert main(["export", str(package), str(out)]) == 0
     assert str(out) in capsys.readouterr().out and out.is_file()

@@ -18,12 +18,6 @@ from slu_kd_lobes.package import package_run
 
 
 @pytest.fixture(scope="module")
-def package(finished, tmp_path_factory):
-    """The folder of the finished run."""
-    return package_run(finished[0], tmp_path_factory.mktemp("p") / "model")
-
-
-@pytest.fixture(scope="module")
 def model(package):
     """The same, loaded."""
     return SpokenIntentClassifier.from_hparams(source=package)
