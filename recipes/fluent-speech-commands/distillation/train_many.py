@@ -93,6 +93,8 @@ def main(arguments):
             own = [f"--seed={seed}", f"--output_folder={folder}"]
             _, run_opts, overrides = parse_arguments([config, *own, *rest])
             hparams, text = load_hparams(config, overrides)
+            if students:  # the first one's encoder serves all
+                del hparams["encoder"], hparams["pretrainer"]
             students.append(hparams)
             texts.append(text)
         check_shareable(students, texts)
