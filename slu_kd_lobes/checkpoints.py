@@ -56,6 +56,22 @@ class WholeCheckpointer(Checkpointer):
             part.replace(checkpoint.path / METAFNAME)
         return checkpoint
 
+    def save_and_keep_only(self, *args, importance_keys=(), **kwargs):
+        """Saves a checkpoint and deletes others; see SpeechBrain's.
+
+        There, every call appends to the default list of keys, and every key
+        reads all checkpoints: the hundredth call in a process takes a hundred
+        times as long as the first.
+
+        Arguments
+        ---------
+        importance_keys : iterable of callable
+        *args, **kwargs
+            As for `Checkpointer.save_and_keep_only`.
+        """
+        keys = list(importance_keys)
+        super().save_and_keep_only(*args, importance_keys=keys, **kwargs)
+
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
         part = fpath.with_name(UNFINISHED)
         return super()._save_checkpoint_metafile(part, *args, **kwargs)
