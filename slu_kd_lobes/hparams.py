@@ -290,6 +290,41 @@ def object_yaml(key, value, arguments):
     return out.getvalue().rstrip()
 
 
+def split_overrides(arguments, own):
+    """Keys of the configuration among the arguments of a program.
+
+    argparse would take a value with a space in it for something else.
+
+    Arguments
+    ---------
+    arguments : list of str
+    own : list of str
+        Options of the program itself, such as ``--seeds``.
+
+    Returns
+    -------
+    arguments : list of str
+        Those of the program.
+    overrides : list of str
+        The others, each ``--key=value``.
+
+    Example
+    -------
+    >>> split_overrides(
+    ...     ["--seeds", "1", "--lr=0.1", "--slots=[a, b]"], ["--seeds"]
+    ... )
+    (['--seeds', '1'], ['--lr=0.1', '--slots=[a, b]'])
+    """
+    rest = [
+        argument
+        for argument in arguments
+        if argument.startswith("--")
+        and "=" in argument
+        and argument.split("=")[0] not in own
+    ]
+    return [a for a in arguments if a not in rest], rest
+
+
 def save_yaml(folder, text):
     """Saves the complete YAML of a run, which can itself be run.
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+import yaml
 from prepare import prepare_fsc
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
@@ -42,6 +43,7 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.batching import UtteranceDataset
@@ -54,6 +56,8 @@ from slu_kd_lobes.hparams import (
     check_same_run,
     load_hparams,
     one_sentence_errors,
+    plain_values,
+    resolve_yaml,
     save_yaml,
 )
 from slu_kd_lobes.metrics import slot_metrics, slot_predictions
@@ -77,6 +81,21 @@ from train_teacher import get_teacher_table
 logger = get_logger(__name__)
 
 LOOK_EVERY = 50  # steps between two looks at the loss of a GPU
+
+# What students may differ in; the rest shapes data that they can share.
+OWN_KEYS = (
+    "seed __set_seed shuffle_seed config output_folder save_folder train_log "
+    "tensorboard_folder manifest_folder teachers kd_distance teacher_weights "
+    "distillation kd_schedule ce_loss number_of_epochs batch_size lr "
+    "test_epoch student opt_class epoch_counter train_logger checkpointer"
+).split()
+
+# Names and places, which shape no number; hashes tell what lies there.
+PLACES = (
+    "config output_folder save_folder train_log tensorboard_folder "
+    "manifest_folder data_folder csv_folder encoder_source feature_folder "
+    "teacher_folder text_encoder num_workers skip_prep"
+).split()
 
 
 @dataclass
@@ -270,10 +289,10 @@ class SLUBrain(sb.Brain):
         """Keeps the seconds of the stage that ends."""
         self.seconds[name].append(time.perf_counter() - self.stage_started)
 
-    def test(self, dataset):
-        """Metrics and outputs of a data set, with the epoch to be tested."""
+    def test(self, dataset, epoch):
+        """Metrics and outputs of a data set at the `last` or `best` epoch."""
         self.dataset = dataset
-        best = "valid_error" if self.hparams.test_epoch == "best" else None
+        best = "valid_error" if epoch == "best" else None
         self.evaluate(dataset.loader(self.hparams.batch_size), min_key=best)
         return self.metrics, self.outputs
 
@@ -466,6 +485,16 @@ def load_data(hparams, teachers, run_opts):
     return Data(manifests, schema, tables, encoder, datasets, seconds)
 
 
+def sources(data, teachers):
+    """Hashes of what a student with these teachers is made from."""
+    manifest = Path(data.manifests["train"]).read_bytes()
+    return {
+        "train data": sha256(manifest),
+        "encoder": module_fingerprint(data.encoder),
+        "teacher": [data.tables[name].made_from for name in teachers],
+    }
+
+
 def make_brain(hparams, data, run_opts):
     """The student of a configuration, ready to train on the data."""
     # Whatever ran before, the same seed gives the same student.
@@ -479,16 +508,7 @@ def make_brain(hparams, data, run_opts):
     if hparams["unfreezing"].trains:
         modules["encoder"] = data.encoder
     history = TrainingHistory()
-    train_manifest = Path(data.manifests["train"]).read_bytes()
-    provenance = Provenance(
-        {
-            "train data": sha256(train_manifest),
-            "encoder": module_fingerprint(data.encoder),
-            "teacher": [
-                data.tables[name].made_from for name in hparams["teachers"]
-            ],
-        }
-    )
+    provenance = Provenance(sources(data, hparams["teachers"]))
     hparams["checkpointer"].add_recoverables(
         {
             **modules,
@@ -529,10 +549,14 @@ def write_outputs(hparams, brain, seconds):
     folder, data = Path(hparams["output_folder"]), brain.data
     main_test = data.manifests["main_test"]
     start = time.perf_counter()
-    results = {
-        name: brain.test(data.datasets[name])
-        for name in ["valid", *data.manifests["tests"]]
+    by_epoch = {
+        epoch: {
+            name: brain.test(data.datasets[name], epoch)
+            for name in ["valid", *data.manifests["tests"]]
+        }
+        for epoch in ("last", "best")
     }
+    results = dict(by_epoch[hparams["test_epoch"]])
     seconds = {**seconds, "test": time.perf_counter() - start}
     for name, values in brain.seconds.items():
         seconds[name] = statistics.median(values)
@@ -571,6 +595,14 @@ def write_outputs(hparams, brain, seconds):
         "test": tests[main_test],
         **{k: v for k, v in tests.items() if k != main_test},
         "main_test": main_test,
+        "intent_error_by_epoch": {
+            epoch: {
+                name: metrics["intent_error"]
+                for name, (metrics, _) in tests.items()
+            }
+            for epoch, tests in by_epoch.items()
+        },
+        "history": brain.history.epochs,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
         "parameters": {"trained": trained, "frozen": frozen},
@@ -582,6 +614,59 @@ def write_outputs(hparams, brain, seconds):
     print(f"metrics: {folder / 'metrics.json'}")
     for plot in plots:
         print(f"plot:    {plot}")
+
+
+def identify(runs):
+    """Makes ready what runs share, and tells what each is made from.
+
+    Arguments
+    ---------
+    runs : list of list of str
+        Command lines.
+
+    Returns
+    -------
+    list of dict
+        Of each run its settings and the hashes of its data, and under
+        ``utterances`` how many it trains on in all epochs.
+    """
+    parsed, groups = [], defaultdict(list)
+    for i, run in enumerate(tqdm(runs, "reading configurations", ncols=79)):
+        hparams_file, run_opts, overrides = parse_arguments(list(run))
+        values = plain_values(resolve_yaml(hparams_file, overrides))
+        parsed.append((hparams_file, run_opts, overrides, values))
+        shared = {k: v for k, v in values.items() if k not in OWN_KEYS}
+        groups[json.dumps(shared)].append(i)
+    found = [None] * len(runs)
+    for members in tqdm(groups.values(), "preparing data", ncols=79):
+        hparams_file, run_opts, overrides, _ = parsed[members[0]]
+        hparams, _ = load_hparams(hparams_file, overrides)
+        plain = {
+            i: yaml.safe_load(
+                "\n".join(
+                    parsed[i][3][k] for k in ("teachers", "number_of_epochs")
+                )
+            )
+            for i in members
+        }
+        teachers = dict.fromkeys(
+            name for keys in plain.values() for name in keys["teachers"]
+        )
+        data = load_data(hparams, teachers, run_opts)
+        files = [data.manifests[key] for key in ("valid", "slots")]
+        files += data.manifests["tests"].values()
+        for i in members:
+            settings = {
+                k: v for k, v in parsed[i][3].items() if k not in PLACES
+            }
+            found[i] = {
+                "settings": settings,
+                "sources": sources(data, plain[i]["teachers"]),
+                "tests": [sha256(Path(file).read_bytes()) for file in files],
+                "utterances": plain[i]["number_of_epochs"]
+                * len(data.datasets["train"]),
+            }
+    return found
 
 
 def main(arguments):

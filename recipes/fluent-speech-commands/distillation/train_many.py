@@ -34,9 +34,11 @@ from slu_kd_lobes.hparams import (
     load_hparams,
     one_sentence_errors,
     plain_values,
+    split_overrides,
 )
 from slu_kd_lobes.together import fit_together
 from train import (
+    OWN_KEYS,
     load_data,
     make_brain,
     make_loaders,
@@ -44,14 +46,6 @@ from train import (
     parse_arguments,
     write_outputs,
 )
-
-# What students may differ in; the rest shapes data that they share.
-OWN_KEYS = (
-    "seed __set_seed shuffle_seed config output_folder save_folder train_log "
-    "tensorboard_folder manifest_folder teachers kd_distance teacher_weights "
-    "distillation kd_schedule ce_loss number_of_epochs batch_size lr "
-    "test_epoch student opt_class epoch_counter train_logger checkpointer"
-).split()
 
 
 def check_shareable(students, texts):
@@ -83,7 +77,10 @@ def main(arguments):
     parser.add_argument("--seeds", nargs="+", type=int, default=[1234])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--results", default="results", metavar="FOLDER")
+    own = ["--seeds", "--workers", "--results"]
+    arguments, overrides = split_overrides(arguments, own)
     options, rest = parser.parse_known_args(arguments)
+    rest += overrides
     with one_sentence_errors():
         if options.workers < 1:
             raise ValueError("--workers must be at least 1")

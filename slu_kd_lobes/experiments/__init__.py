@@ -1,0 +1,1 @@
+"""Many runs and what they show: a matrix of runs, statistics, a report."""
