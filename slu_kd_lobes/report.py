@@ -12,8 +12,13 @@ matplotlib.use("Agg")  # files only; a machine without a screen is fine
 from matplotlib import pyplot as plt  # noqa: E402
 from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
 
-from slu_kd_lobes.files import write_text_atomically  # noqa: E402
+from slu_kd_lobes.files import write_json, write_text_atomically  # noqa: E402
 from slu_kd_lobes.metrics import slot_predictions  # noqa: E402
+from slu_kd_lobes.provenance import (  # noqa: E402
+    git_commit,
+    package_versions,
+    peak_memory_mb,
+)
 
 
 def write_predictions(path, ids, logits, targets, schema):
@@ -146,6 +151,58 @@ def save_figure(figure, path):
     finally:
         plt.close(figure)
         part.unlink(missing_ok=True)
+
+
+def write_results(folder, by_epoch, epoch, schema, main_test, facts):
+    """Writes what a tested model leaves, and prints the table.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Takes metrics.json, predictions and confusion matrices.
+    by_epoch : dict
+        Of the ``last`` and the ``best`` epoch, by name of the data set: its
+        metrics, and a tuple of logits [items, values], targets [items, slots]
+        and names of the items.
+    epoch : str
+        Which of the two is reported in full.
+    schema : SlotSchema
+    main_test : str
+        The test set that is called ``test`` in metrics.json.
+    facts : dict
+        What else metrics.json shall tell of the run.
+    """
+    folder, results = Path(folder), by_epoch[epoch]
+    for name, (_, (logits, targets, ids)) in results.items():
+        path = folder / f"predictions_{name}.csv"
+        write_predictions(path, ids, logits, targets, schema)
+    logits, targets, _ = results[main_test][1]
+    values, _ = slot_predictions(logits, schema.slices)
+    plots = [folder / f"confusion_{slot}.png" for slot in schema.names]
+    for i, (slot, plot) in enumerate(zip(schema.names, plots)):
+        names = schema.values[slot]
+        plot_confusion(plot, slot, names, targets[:, i], values[:, i])
+    tests = {k: metrics for k, (metrics, _) in results.items() if k != "valid"}
+    metrics = {
+        **facts,
+        "valid": results["valid"][0],
+        "test": tests[main_test],
+        **{k: v for k, v in tests.items() if k != main_test},
+        "main_test": main_test,
+        "intent_error_by_epoch": {
+            which: {
+                name: found["intent_error"] for name, (found, _) in sets.items()
+            }
+            for which, sets in by_epoch.items()
+        },
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": package_versions(),
+        "commit": git_commit(),
+    }
+    write_json(folder / "metrics.json", metrics)
+    print(f"\n{results_table(tests)}\n\nmetrics: {folder / 'metrics.json'}")
+    for plot in plots:
+        print(f"plot:    {plot}")
 
 
 def results_table(metrics):

@@ -90,12 +90,8 @@ def main(arguments):
             )
             for matrix in matrices
         ]
-        lines = [
-            (str(options.recipe / run.script), _command(run, options, results))
-            for part in runs
-            for run in part
-        ]
-        jobs = identify_all(lines, results / "runs")
+        everything = [run for part in runs for run in part]
+        jobs = identify_all(everything, options.recipe, results)
         pool = local_pool(options.workers)
         if options.ray_address:
             pool = ray_pool(options.ray_address)
@@ -105,28 +101,11 @@ def main(arguments):
     outcomes = []
     for part in runs:
         own, jobs = jobs[: len(part)], jobs[len(part) :]
-        for run, job in zip(part, own):
-            job["manifests"] = results / "manifests" / run.manifests
         outcomes.append(read_outcomes(part, own))
     for path in write_report(options.report, matrices, outcomes):
         print(path)
     if failed:
         sys.exit(f"{len(failed)} runs failed; the first: {failed.popitem()[1]}")
-
-
-def _command(run, options, results):
-    """The whole command line of a run, but for its output folder."""
-    config, *keys = run.arguments
-    places = {
-        "manifest_folder": results / "manifests" / run.manifests,
-        "feature_folder": results / "features",
-        "teacher_folder": results / "teachers",
-    }
-    return [
-        str(options.recipe / config),
-        *keys,
-        *(f"--{key}={place}" for key, place in places.items()),
-    ]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from slu_kd_lobes import __version__
 from slu_kd_lobes.features import sha256
 from slu_kd_lobes.files import write_json
 
+#: Start and tests of a run, in utterances that could be trained on meanwhile.
+START_UP = 3000
+
 
 @functools.cache
 def load_script(path):
@@ -37,7 +40,6 @@ def load_script(path):
     Returns
     -------
     module
-        With `identify` and `main`.
     """
     path = Path(path).resolve()
     if str(path.parent) not in sys.path:
@@ -194,38 +196,58 @@ def ray_pool(address):
         ray.shutdown()
 
 
-def identify_all(runs, folder):
+def identify_all(runs, recipe, results):
     """Makes ready what runs share, and finds the folder of each.
 
     Arguments
     ---------
-    runs : list of tuple
-        The script and the command line of each.
-    folder : Path
-        Where runs go.
+    runs : list of Run
+    recipe : Path
+        Folder of the scripts and of identify.py, which knows them.
+    results : Path
+        Where runs go, and what they share.
 
     Returns
     -------
     list of dict
-        Of each run ``folder``, ``script``, ``arguments`` and ``utterances``
-        that it trains on.
+        Of each run ``folder``, ``manifests``, ``script``, ``arguments`` and
+        ``cost``, about proportional to its time.
+
+    Raises
+    ------
+    ValueError
+        If identify.py does not know a script.
     """
+    scripts = load_script(recipe / "identify.py").SCRIPTS
     found = [None] * len(runs)
-    for script in dict.fromkeys(script for script, _ in runs):
-        own = [i for i, run in enumerate(runs) if run[0] == script]
-        facts = load_script(script).identify([runs[i][1] for i in own])
-        for i, made_from in zip(own, facts):
-            cost = made_from.pop("utterances")
-            name = Path(runs[i][1][0]).stem
-            place = folder / f"{name}-{identity_of(made_from)}"
-            if not (place / "made_from.json").is_file():
-                write_json(place / "made_from.json", made_from)
+    for script in dict.fromkeys(run.script for run in runs):
+        if script not in scripts:
+            raise ValueError(
+                f"there is no script '{script}': choose one of "
+                f"{', '.join(scripts)}"
+            )
+        identify, shared = scripts[script]
+        own = [i for i, run in enumerate(runs) if run.script == script]
+        for i in own:
+            config, *keys = runs[i].arguments
+            places = {key: results / name for key, name in shared.items()}
+            manifests = results / "manifests" / runs[i].manifests
+            places["manifest_folder"] = manifests
+            keys += [f"--{key}={place}" for key, place in places.items()]
             found[i] = {
-                "folder": place,
-                "script": script,
-                "arguments": [*runs[i][1], f"--output_folder={place}"],
-                "utterances": cost,
+                "script": str(recipe / script),
+                "manifests": manifests,
+                "arguments": [str(recipe / config), *keys],
             }
+        facts = identify([found[i]["arguments"] for i in own])
+        for i, made_from in zip(own, facts):
+            cost = START_UP + made_from.pop("utterances")
+            name = Path(runs[i].arguments[0]).stem
+            folder = results / "runs" / f"{name}-{identity_of(made_from)}"
+            if not (folder / "made_from.json").is_file():
+                write_json(folder / "made_from.json", made_from)
+            found[i]["arguments"].append(f"--output_folder={folder}")
+            found[i] |= {"folder": folder, "cost": cost}
     return found
 
 
@@ -250,11 +272,11 @@ def execute_all(jobs, pool):
     failed = {}
     if not waiting:
         return failed
-    total = sum(job["utterances"] for job in waiting.values())
-    bar = tqdm(total=total, unit="utt", unit_scale=True, ncols=79)
+    total = sum(job["cost"] for job in waiting.values())
+    bar = tqdm(total=total, unit_scale=True, ncols=79)
     with bar, pool as submit:
         # The longest first: none is left alone at the end.
-        order = sorted(waiting.values(), key=lambda job: -job["utterances"])
+        order = sorted(waiting.values(), key=lambda job: -job["cost"])
         futures = {
             submit(
                 execute, job["script"], job["arguments"], str(job["folder"])
@@ -271,5 +293,5 @@ def execute_all(jobs, pool):
                 failed[job["folder"]] = fault
                 tqdm.write(f"{job['folder']}: {fault}")
             bar.set_description(f"{done} of {len(futures)} runs")
-            bar.update(job["utterances"])
+            bar.update(job["cost"])
     return failed

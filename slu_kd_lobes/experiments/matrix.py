@@ -61,19 +61,20 @@ class Matrix:
     title : str
     systems : dict
         By name: ``config``, and perhaps ``overrides``, ``script`` (of the
-        recipe; ``train.py`` by default) and ``paper``, the error that a paper
-        reports, by condition.
+        recipe; ``train.py`` by default), ``conditions`` (where it runs;
+        everywhere by default) and ``paper``, the error that a paper reports,
+        by condition.
     conditions : dict
         By name: overrides, and perhaps ``draws`` (how many), ``seeds``, and
-        ``systems`` (those that run; all by default).
+        ``noise`` with a test ``split`` and ``levels``, signal-to-noise ratios
+        in dB and ``room``: copies of it under these are further test sets.
     reference : str
         The system that the others are tested against.
     seeds : list of int
     overrides : dict
         Of every run.
-    noise : dict
-        ``split``, a test set, and ``levels``, signal-to-noise ratios in dB
-        and ``room``: copies of it under these are further test sets.
+    variables : dict
+        Texts that stand for ``<name>`` in overrides, and can be replaced.
     tests : list or None
         The test sets that are shown; None shows all.
     breakdown : bool
@@ -90,7 +91,7 @@ class Matrix:
     reference: str
     seeds: list
     overrides: dict
-    noise: dict
+    variables: dict
     tests: list
     breakdown: bool
     about: str
@@ -162,7 +163,7 @@ def read_matrix(path):
         raise ValueError(f"{path} is not valid YAML: {reason}") from error
     defaults = {
         "overrides": {},
-        "noise": {},
+        "variables": {},
         "tests": None,
         "breakdown": False,
         "about": "",
@@ -174,22 +175,27 @@ def read_matrix(path):
         if not content.get(key):
             raise ValueError(f"{path}: the key '{key}' is missing or empty")
     matrix = Matrix(**{**defaults, **content})
-    if matrix.noise:
-        _check_keys(matrix.noise, ("levels", "split"), f"{path}: noise")
     for name, system in matrix.systems.items():
-        known = ("config", "overrides", "script", "paper")
+        known = ("config", "overrides", "script", "conditions", "paper")
         _check_keys(system, known, f"{path}: system '{name}'")
         if "config" not in system:
             raise ValueError(f"{path}: system '{name}' has no config")
-    named = [matrix.reference]
-    for condition in matrix.conditions.values():
-        named += condition.get("systems", [])
-    for name in named:
-        if name not in matrix.systems:
-            raise ValueError(
-                f"{path}: there is no system '{name}'; there are "
-                f"{', '.join(matrix.systems)}"
-            )
+        for key in ("conditions", "paper"):
+            for condition in system.get(key, []):
+                if condition not in matrix.conditions:
+                    raise ValueError(
+                        f"{path}: {key} of system '{name}': there is no "
+                        f"condition '{condition}'; there are "
+                        f"{', '.join(matrix.conditions)}"
+                    )
+    for name, condition in matrix.conditions.items():
+        noise = condition.get("noise", {})
+        _check_keys(noise, ("levels", "split"), f"{path}: noise of '{name}'")
+    if matrix.reference not in matrix.systems:
+        raise ValueError(
+            f"{path}: the reference '{matrix.reference}' is not a system; "
+            f"there are {', '.join(matrix.systems)}"
+        )
     return matrix
 
 
@@ -204,7 +210,7 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
     csv_folder : str or None
         CSV files of conditions that name none.
     overrides : dict or None
-        Of all runs; they win.
+        Of all runs, or variables of the matrix; they win.
     noisy : str or Path or None
         Where corpora with noisy test sets go.
 
@@ -213,17 +219,25 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
     list of Run
         Its arguments lack the output folder.
     """
-    runs = []
+    runs, overrides = [], dict(overrides or {})
+    variables = {
+        name: overrides.pop(name, text)
+        for name, text in matrix.variables.items()
+    }
     for name, condition in matrix.conditions.items():
         condition = dict(condition)
         draws = range(condition.pop("draws", 1))
         seeds = condition.pop("seeds", matrix.seeds)
-        systems = condition.pop("systems", matrix.systems)
+        systems = [
+            system
+            for system, facts in matrix.systems.items()
+            if name in facts.get("conditions", matrix.conditions)
+        ]
         own = condition.pop("csv_folder", None)
         place = data_folder, Path(data_folder) / own if own else csv_folder
-        if matrix.noise:
-            levels, split = matrix.noise["levels"], matrix.noise["split"]
-            place = noisy_corpus(*place, levels, split, noisy)
+        noise = condition.pop("noise", None)
+        if noise:
+            place = noisy_corpus(*place, noise["levels"], noise["split"], noisy)
         for key, value in zip(("data_folder", "csv_folder"), place):
             if value is not None:
                 condition[key] = str(value)
@@ -235,8 +249,12 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
                 **facts.get("overrides", {}),
                 "subset_seed": draw,
                 "seed": seed,
-                **(overrides or {}),
+                **overrides,
             }
+            for variable, text in variables.items():
+                for key, value in keys.items():
+                    if isinstance(value, str):
+                        keys[key] = value.replace(f"<{variable}>", text)
             shared = {key: keys[key] for key in DATA_KEYS if key in keys}
             arguments = [facts["config"], f"--config={_word(system)}"]
             arguments += [as_argument(*item) for item in keys.items()]

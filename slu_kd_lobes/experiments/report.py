@@ -413,10 +413,13 @@ def draw_sizes(matrix, outcomes):
 
 def draw_noise(matrix, outcomes):
     """Error against the signal-to-noise ratio; None without noise."""
-    levels = [x for x in matrix.noise.get("levels", []) if x != "room"]
-    if len(levels) < 2:
+    noisy = {
+        k: v["noise"] for k, v in matrix.conditions.items() if "noise" in v
+    }
+    if not noisy:
         return None
-    first = next(iter(matrix.conditions))
+    first = next(iter(noisy))
+    levels = [x for x in noisy[first]["levels"] if x != "room"]
     points = {}
     for system, conditions in _by_system(matrix, outcomes).items():
         blocks = {

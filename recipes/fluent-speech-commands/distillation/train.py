@@ -27,9 +27,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import speechbrain as sb
 import torch
-import yaml
 from prepare import prepare_fsc
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
@@ -43,7 +43,6 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.batching import UtteranceDataset
@@ -51,30 +50,17 @@ from slu_kd_lobes.checkpoints import load_pretrained
 from slu_kd_lobes.distillation import intent_errors
 from slu_kd_lobes.distributed import rank_and_processes, sum_over_processes
 from slu_kd_lobes.features import FeatureStore, module_fingerprint, sha256
-from slu_kd_lobes.files import check_writable, write_json
+from slu_kd_lobes.files import check_writable
 from slu_kd_lobes.hparams import (
     check_same_run,
     load_hparams,
     one_sentence_errors,
-    plain_values,
-    resolve_yaml,
     save_yaml,
 )
-from slu_kd_lobes.metrics import slot_metrics, slot_predictions
-from slu_kd_lobes.provenance import (
-    Provenance,
-    TrainingHistory,
-    git_commit,
-    package_versions,
-    peak_memory_mb,
-)
+from slu_kd_lobes.metrics import slot_metrics
+from slu_kd_lobes.provenance import Provenance, TrainingHistory
 from slu_kd_lobes.randomness import seed_step
-from slu_kd_lobes.report import (
-    plot_confusion,
-    plot_learning_curves,
-    results_table,
-    write_predictions,
-)
+from slu_kd_lobes.report import plot_learning_curves, write_results
 from slu_kd_lobes.slots import SlotSchema
 from train_teacher import get_teacher_table
 
@@ -82,20 +68,8 @@ logger = get_logger(__name__)
 
 LOOK_EVERY = 50  # steps between two looks at the loss of a GPU
 
-# What students may differ in; the rest shapes data that they can share.
-OWN_KEYS = (
-    "seed __set_seed shuffle_seed config output_folder save_folder train_log "
-    "tensorboard_folder manifest_folder teachers kd_distance teacher_weights "
-    "distillation kd_schedule ce_loss number_of_epochs batch_size lr "
-    "test_epoch student opt_class epoch_counter train_logger checkpointer"
-).split()
-
-# Names and places, which shape no number; hashes tell what lies there.
-PLACES = (
-    "config output_folder save_folder train_log tensorboard_folder "
-    "manifest_folder data_folder csv_folder encoder_source feature_folder "
-    "teacher_folder text_encoder num_workers skip_prep"
-).split()
+# Keys that metrics.json repeats
+REPORTED_KEYS = ("config", "seed", "train_fraction", "subset_seed")
 
 
 @dataclass
@@ -294,7 +268,9 @@ class SLUBrain(sb.Brain):
         self.dataset = dataset
         best = "valid_error" if epoch == "best" else None
         self.evaluate(dataset.loader(self.hparams.batch_size), min_key=best)
-        return self.metrics, self.outputs
+        logits, targets, indices = self.outputs
+        ids = [dataset.ids[index] for index in indices]
+        return self.metrics, (logits, targets, ids)
 
 
 def dataio_prep(hparams, manifests, schema, tables, store):
@@ -527,12 +503,28 @@ def make_brain(hparams, data, run_opts):
     brain.data = data
     brain.dataset = data.datasets["valid"]
     brain.teacher_logits = {
-        name: table.logits.to(brain.device)
-        for name, table in data.tables.items()
+        name: logits.to(brain.device)
+        for name, logits in teacher_logits(hparams, data).items()
     }
     brain.history = history
     brain.seconds = defaultdict(list)
     return brain
+
+
+def teacher_logits(hparams, data):
+    """The logits that the tables teach, or a control's in their place."""
+    logits = {name: table.logits for name, table in data.tables.items()}
+    control, train = hparams["teacher_control"], data.datasets["train"]
+    if control is None:
+        return logits
+    for rows, (name, values) in zip(train.teacher_rows.T, logits.items()):
+        known, first = np.unique(rows.numpy(), return_index=True)
+        changed = torch.full_like(values, torch.nan)  # others teach nobody
+        changed[known] = control(
+            values[known], train.targets[first], data.schema.slices
+        )
+        logits[name] = changed
+    return logits
 
 
 def make_loaders(hparams, datasets):
@@ -547,7 +539,6 @@ def make_loaders(hparams, datasets):
 def write_outputs(hparams, brain, seconds):
     """Tests, and writes metrics, predictions and plots."""
     folder, data = Path(hparams["output_folder"]), brain.data
-    main_test = data.manifests["main_test"]
     start = time.perf_counter()
     by_epoch = {
         epoch: {
@@ -556,117 +547,27 @@ def write_outputs(hparams, brain, seconds):
         }
         for epoch in ("last", "best")
     }
-    results = dict(by_epoch[hparams["test_epoch"]])
     seconds = {**seconds, "test": time.perf_counter() - start}
     for name, values in brain.seconds.items():
         seconds[name] = statistics.median(values)
     if not if_main_process():
         return
-    slots = data.schema.slices
-    for name, (_, (logits, targets, indices)) in results.items():
-        write_predictions(
-            folder / f"predictions_{name}.csv",
-            [data.datasets[name].ids[index] for index in indices],
-            logits,
-            targets,
-            data.schema,
-        )
-    plots = [folder / "learning_curves.png"]
-    plot_learning_curves(brain.history, plots[0])
-    logits, targets, _ = results[main_test][1]
-    values, _ = slot_predictions(logits, slots)
-    for i, slot in enumerate(slots):
-        plots.append(folder / f"confusion_{slot}.png")
-        names = data.schema.values[slot]
-        plot_confusion(plots[-1], slot, names, targets[:, i], values[:, i])
-    valid, _ = results.pop("valid")
-    tests = {name: metrics for name, (metrics, _) in results.items()}
     trained = sum(p.numel() for p in brain.modules.parameters())
     frozen = sum(p.numel() for p in data.encoder.parameters())
     if hparams["unfreezing"].trains:
         frozen = 0
-    metrics = {
-        "config": hparams["config"],
-        "seed": hparams["seed"],
-        "train_fraction": hparams["train_fraction"],
-        "subset_seed": hparams["subset_seed"],
+    facts = {
+        **{key: hparams[key] for key in REPORTED_KEYS},
         "n_train": len(data.datasets["train"]),
-        "valid": valid,
-        "test": tests[main_test],
-        **{k: v for k, v in tests.items() if k != main_test},
-        "main_test": main_test,
-        "intent_error_by_epoch": {
-            epoch: {
-                name: metrics["intent_error"]
-                for name, (metrics, _) in tests.items()
-            }
-            for epoch, tests in by_epoch.items()
-        },
+        "parameters": {"trained": trained, "frozen": frozen},
         "history": brain.history.epochs,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_mb": peak_memory_mb(),
-        "parameters": {"trained": trained, "frozen": frozen},
-        "versions": package_versions(),
-        "commit": git_commit(),
     }
-    write_json(folder / "metrics.json", metrics)
-    print(f"\n{results_table(tests)}\n")
-    print(f"metrics: {folder / 'metrics.json'}")
-    for plot in plots:
-        print(f"plot:    {plot}")
-
-
-def identify(runs):
-    """Makes ready what runs share, and tells what each is made from.
-
-    Arguments
-    ---------
-    runs : list of list of str
-        Command lines.
-
-    Returns
-    -------
-    list of dict
-        Of each run its settings and the hashes of its data, and under
-        ``utterances`` how many it trains on in all epochs.
-    """
-    parsed, groups = [], defaultdict(list)
-    for i, run in enumerate(tqdm(runs, "reading configurations", ncols=79)):
-        hparams_file, run_opts, overrides = parse_arguments(list(run))
-        values = plain_values(resolve_yaml(hparams_file, overrides))
-        parsed.append((hparams_file, run_opts, overrides, values))
-        shared = {k: v for k, v in values.items() if k not in OWN_KEYS}
-        groups[json.dumps(shared)].append(i)
-    found = [None] * len(runs)
-    for members in tqdm(groups.values(), "preparing data", ncols=79):
-        hparams_file, run_opts, overrides, _ = parsed[members[0]]
-        hparams, _ = load_hparams(hparams_file, overrides)
-        plain = {
-            i: yaml.safe_load(
-                "\n".join(
-                    parsed[i][3][k] for k in ("teachers", "number_of_epochs")
-                )
-            )
-            for i in members
-        }
-        teachers = dict.fromkeys(
-            name for keys in plain.values() for name in keys["teachers"]
-        )
-        data = load_data(hparams, teachers, run_opts)
-        files = [data.manifests[key] for key in ("valid", "slots")]
-        files += data.manifests["tests"].values()
-        for i in members:
-            settings = {
-                k: v for k, v in parsed[i][3].items() if k not in PLACES
-            }
-            found[i] = {
-                "settings": settings,
-                "sources": sources(data, plain[i]["teachers"]),
-                "tests": [sha256(Path(file).read_bytes()) for file in files],
-                "utterances": plain[i]["number_of_epochs"]
-                * len(data.datasets["train"]),
-            }
-    return found
+    plot = folder / "learning_curves.png"
+    plot_learning_curves(brain.history, plot)
+    tested, main_test = hparams["test_epoch"], data.manifests["main_test"]
+    write_results(folder, by_epoch, tested, data.schema, main_test, facts)
+    print(f"plot:    {plot}")
 
 
 def main(arguments):

@@ -38,7 +38,6 @@ from slu_kd_lobes.hparams import (
 )
 from slu_kd_lobes.together import fit_together
 from train import (
-    OWN_KEYS,
     load_data,
     make_brain,
     make_loaders,
@@ -46,6 +45,14 @@ from train import (
     parse_arguments,
     write_outputs,
 )
+
+# What students may differ in; the rest shapes data that they can share.
+OWN_KEYS = (
+    "seed __set_seed shuffle_seed config output_folder save_folder train_log "
+    "tensorboard_folder manifest_folder teachers teacher_control kd_distance "
+    "teacher_weights distillation kd_schedule ce_loss number_of_epochs batch_size lr "
+    "test_epoch student opt_class epoch_counter train_logger checkpointer"
+).split()
 
 
 def check_shareable(students, texts):

@@ -161,10 +161,11 @@ def get_teacher_table(hparams_file, overrides, run_opts):
     """
     hparams, text = load_hparams(hparams_file, overrides)
     name, folder = hparams["name"], Path(hparams["teacher_folder"])
-    source = [hparams[key] for key in ("data_folder", "csv_folder", "slots")]
+    keys = ("data_folder", "slots", "csv_folder", "test_splits", "slot_values")
+    keys += ("train_fraction", "subset_seed")
+    source = [hparams[key] for key in keys]
     manifest_key = sha256(json.dumps(source).encode())[:12]
     manifest_folder = folder / "manifests" / manifest_key
-    keys = ("data_folder", "slots", "csv_folder", "test_splits", "slot_values")
     manifests = run_on_main(
         prepare_fsc,
         kwargs={
