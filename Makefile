@@ -56,7 +56,7 @@ help: ## list the targets and the variables
 
 setup: $(FINISHED) ## install all that is needed into .venv
 
-$(FINISHED): setup.py pyproject.toml tools/repair_torchaudio.py
+$(FINISHED): setup.py pyproject.toml slu_kd_lobes/repair_torchaudio.py
 	@if [ -e $(STARTED) ]; then \
 		echo "The last set-up did not finish: starting with a new .venv."; \
 		rm -rf .venv; \
@@ -83,7 +83,7 @@ $(FINISHED): setup.py pyproject.toml tools/repair_torchaudio.py
 	@echo "[3/4] Installing slu_kd_lobes and what else it needs"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@echo "[4/4] Checking torchaudio"
-	@$(BIN)/python tools/repair_torchaudio.py
+	@$(BIN)/python -m slu_kd_lobes.repair_torchaudio
 	@rm -f $(STARTED)
 	@touch $(FINISHED)
 	@echo "Done. The Python to use is $(BIN)/python"

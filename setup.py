@@ -9,7 +9,7 @@ REQUIREMENTS = [
     "speechbrain>=1.1.2,<1.2",
     # The lower bound is SpeechBrain's. `make setup` reads this range.
     "torch>=2.7.1,<3",
-    # SpeechBrain imports it; tools/repair_torchaudio.py knows its one fault.
+    # SpeechBrain imports it; slu_kd_lobes/repair_torchaudio.py knows its one fault.
     "torchaudio>=2.7.1,<3",
     # BERT teachers and Whisper encoders. 5.20 is the last for Python 3.10.
     "transformers>=5.20,<6",

@@ -12,10 +12,17 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
-from speechbrain.dataio import audio_io
+try:
+    from speechbrain.dataio import audio_io
+except OSError as error:  # compiled for CUDA, beside a torch without it
+    sys.exit(
+        f"error: torchaudio cannot be imported ({error}): run 'python -m "
+        "slu_kd_lobes.repair_torchaudio'"
+    )
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 LONGEST = 30.0  # seconds; a command takes a few
@@ -260,6 +267,9 @@ def main(arguments=None):
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     try:
         return int(options.run_command(options) > 0)
+    except BrokenPipeError:  # whoever read the answers has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ It acts on that one fault only. A torchaudio that imports, and one that
 belongs to a torch built with CUDA, are left as they are. Run it with the
 Python whose packages it shall check:
 
-> .venv/bin/python tools/repair_torchaudio.py
+> python -m slu_kd_lobes.repair_torchaudio
 
 The exit status is 0 when torchaudio can be imported at the end, else 1.
 """
