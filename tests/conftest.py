@@ -12,7 +12,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from running import CORPUS, run  # noqa: E402
-from tiny_models import save_tiny_models  # noqa: E402
+from tiny_models import (  # noqa: E402
+    save_tiny_asr,
+    save_tiny_models,
+    save_tiny_recogniser,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,22 @@ def transformer_folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     save_tiny_models(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def asr(tmp_path_factory):
+    """A small ASR in SpeechBrain's layout."""
+    folder = tmp_path_factory.mktemp("asr")
+    save_tiny_asr(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recogniser(tmp_path_factory):
+    """Folder of a small recogniser of transformers."""
+    folder = tmp_path_factory.mktemp("recogniser") / "wav2vec2"
+    save_tiny_recogniser(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+recipes/fluent-speech-commands/distillation/cascade.py
