@@ -8,6 +8,9 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # What `make demo` runs.
 DEMO := hparams/distill_teacher_mae_exp.yaml
+# What `make tables` runs, on the corpus DATA.
+MATRICES ?= $(addprefix experiments/,table1.yaml table2.yaml robustness.yaml \
+	controls.yaml)
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
@@ -42,7 +45,7 @@ endef
 export ACCEPTED_TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo package test lint clean
+.PHONY: help setup demo tables package test lint clean
 
 help: ## list the targets and the variables
 	@echo "Targets:"
@@ -90,6 +93,9 @@ $(FINISHED): setup.py pyproject.toml slu_kd_lobes/repair_torchaudio.py
 
 demo: setup ## train the default student on the small corpus
 	$(BIN)/python train.py $(DEMO)
+
+tables: setup ## run all experiments of a corpus: make tables DATA=...
+	$(BIN)/python -m slu_kd_lobes.experiments $(MATRICES) --data_folder="$(DATA)"
 
 package: setup ## make a model folder: make package RUN=results/... OUT=...
 	$(BIN)/slu-kd package "$(RUN)" "$(OUT)"

@@ -19,6 +19,14 @@ REQUIREMENTS = [
     "sentencepiece>=0.2,<1",
     # Reads and writes audio: wav, FLAC, Ogg.
     "soundfile>=0.12.1,<1",
+    # Intervals and tests of error rates; 1.11 has false_discovery_control.
+    "scipy>=1.11,<2",
+    # Reports as one HTML file; tensorboard brings it too.
+    "markdown>=3.4,<4",
+    # One process at a time in a folder of a run; torch brings it too.
+    "filelock>=3.12,<5",
+    # Matrices of runs; hyperpyyaml brings it too.
+    "pyyaml>=6,<7",
     # Arrays outside of torch; 1.24 is what sentence-transformers asks for.
     "numpy>=1.24,<3",
     # Progress bars, in SpeechBrain's training loop and in data preparation.
@@ -49,6 +57,8 @@ DEVELOPMENT = [
     "tomli>=2; python_version < '3.11'",
     # Runs the lint before each commit.
     "pre-commit>=4,<5",
+    # Drives the web page in its test, where Chromium is.
+    "selenium>=4.20,<5",
     # TextGrid alignments of LibriSpeech, in the tests of its recipe.
     "praatio>=6.2,<7",
 ]
@@ -80,5 +90,7 @@ setup(
         "onnx": ONNX,
         # The web page.
         "demo": ["gradio>=5,<7"],
+        # Matrices of runs on several machines.
+        "ray": ["ray>=2.40,<3"],
     },
 )

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 HPARAMS = sorted((ROOT / "hparams").glob("*.yaml"))
 SCRIPTS = {
     "base.yaml": "train.py",
+    "cascade.yaml": "cascade.py",
     "teacher.yaml": "train_teacher.py",
 }
 
@@ -51,7 +52,8 @@ def test_the_19_configurations_of_the_paper():
         for who in ("teacher", "professor", "hybrid")
         for how in "mse_b01 mse_b05 mse_err mae_err mae_exp mae_tri".split()
     }
-    assert names == expected | {"baseline", "base", "teacher", "professor"}
+    others = {"baseline", "base", "cascade", "teacher", "professor"}
+    assert names == expected | others
     for path in HPARAMS:
         first = path.read_text().splitlines()[0]
         if path.stem in expected | {"baseline"}:

@@ -38,6 +38,7 @@ breakdown: True
 conditions:
   whole: {noise: {split: test, levels: [10, 0, room]}}
   half: {train_fraction: 0.5, draws: 2, seeds: [1]}
+  elsewhere: {csv_folder: no_such_splits}
 systems:
   no KD: {config: hparams/baseline.yaml, paper: {whole: 1.25}}
   KL, T 2:
@@ -180,6 +181,7 @@ def test_report_says_what_the_runs_left(reported):
     for split in ("room_test", "noise_10_test", "noise_0_test", "utt_test"):
         assert f"### whole: `{split}`" in text
     assert "1.25" in text  # the paper's
+    assert "### elsewhere\n\nThe corpus lacks it." in text
     assert "by speaker" in text and "by length" in text
 
 

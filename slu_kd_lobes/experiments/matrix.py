@@ -17,6 +17,7 @@ Overrides are what would stand on the command line: text is given as it is.
 """
 
 import difflib
+import logging
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,8 @@ import yaml
 
 from slu_kd_lobes.experiments.noise import noisy_corpus
 from slu_kd_lobes.features import sha256
+
+logger = logging.getLogger(__name__)
 
 #: Keys that shape the manifests; runs with the same share one folder.
 DATA_KEYS = (
@@ -217,7 +220,8 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
     Returns
     -------
     list of Run
-        Its arguments lack the output folder.
+        Its arguments lack the output folder. A condition whose ``csv_folder``
+        the corpus lacks has none.
     """
     runs, overrides = [], dict(overrides or {})
     variables = {
@@ -234,6 +238,11 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
             if name in facts.get("conditions", matrix.conditions)
         ]
         own = condition.pop("csv_folder", None)
+        if own and not (Path(data_folder) / own).is_dir():
+            logger.warning(
+                f"'{name}' is left out: no folder {own} in the corpus"
+            )
+            continue
         place = data_folder, Path(data_folder) / own if own else csv_folder
         noise = condition.pop("noise", None)
         if noise:

@@ -174,7 +174,8 @@ def section(matrix, outcomes):
         everything = [o for runs in own.values() for o in runs]
         splits = test_sets(matrix, everything)
         if not splits:
-            lines += [f"### {condition}", "", "No run is finished.", ""]
+            reason = "No run is finished." if own else "The corpus lacks it."
+            lines += [f"### {condition}", "", reason, ""]
         for split in splits:
             rows = results_rows(matrix, condition, own, split)
             size = sorted(
