@@ -23,19 +23,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from fsc_scale import cpu_model
-from peer_end_to_end_slu import check_reference, load_reference
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.bundled import bundled
-from slu_kd_lobes.files import write_json
-from slu_kd_lobes.hparams import one_sentence_errors
-from slu_kd_lobes.interface import SpokenIntentClassifier
-from slu_kd_lobes.metrics import slot_predictions
-from slu_kd_lobes.provenance import git_commit, package_versions, peak_memory_mb
-from slu_kd_lobes.slots import SlotSchema
+# What a system needs is imported where it starts: its process shall hold
+# nothing else, as its memory is measured.
 
+ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 5
 SYSTEMS = {
     "torch": "this project, torch",
@@ -54,6 +46,11 @@ def folder_bytes(folder, suffixes):
 
 def torch_system(options):
     """The packaged model: a function from a waveform to slots, and bytes."""
+    import torch
+
+    from slu_kd_lobes.interface import SpokenIntentClassifier
+
+    torch.set_num_threads(1)
     model = SpokenIntentClassifier.from_hparams(options.model)
 
     def answer(wav):
@@ -71,18 +68,23 @@ def onnx_system(options):
     threads.intra_op_num_threads = threads.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(options.onnx), threads)
     facts = session.get_modelmeta().custom_metadata_map
-    schema = SlotSchema(json.loads(facts["slots"]))
+    slots = json.loads(facts["slots"])
+    ends = np.cumsum([len(values) for values in slots.values()])[:-1]
 
     def answer(wav):
         (logits,) = session.run(None, {"wav": wav})
-        values, _ = slot_predictions(logits, schema.slices)
-        return schema.decode(values[0])
+        best = [part.argmax() for part in np.split(logits[0], ends)]
+        return {name: slots[name][i] for name, i in zip(slots, best)}
 
     return answer, options.onnx.stat().st_size
 
 
 def reference_system(options):
     """The reference code; its answers mean nothing, its weights are random."""
+    import torch
+    from peer_end_to_end_slu import load_reference
+
+    torch.set_num_threads(1)
     # The folder stays until the process ends.
     folder = Path(tempfile.mkdtemp(dir=options.json.parent))
     models, _, config, _ = load_reference(
@@ -91,34 +93,30 @@ def reference_system(options):
     model = models.Model(config).eval()
     size = 4 * sum(p.numel() for p in model.parameters())
 
-    @torch.no_grad()
     def answer(wav):
-        model.predict_intents(torch.from_numpy(wav))
+        with torch.no_grad():
+            model.predict_intents(torch.from_numpy(wav))
 
     return answer, size
 
 
 def whisper_system(options):
-    """Recognition, and the wording that shares most letters with it."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+    """Recognition, and the transcript that shares most letters with it."""
+    import torch
 
-    model = WhisperForConditionalGeneration.from_pretrained(options.whisper)
-    model = model.float().eval()
-    processor = WhisperProcessor.from_pretrained(options.whisper)
-    train = {row["transcription"]: row for row in rows_of(options, "train")}
-    wordings = list(train)
-    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4))
-    known = vectorizer.fit_transform(wordings)
+    from slu_kd_lobes.cascade import NearestTranscript, TransformerRecogniser
+    from slu_kd_lobes.slots import SlotSchema
 
-    @torch.no_grad()
+    torch.set_num_threads(1)
+    recogniser = TransformerRecogniser(options.whisper)
+    rows = {row["transcription"]: row for row in rows_of(options, "train")}
+    schema = SlotSchema.from_rows(rows.values(), options.slots)
+    targets = torch.tensor([schema.encode(row) for row in rows.values()])
+    reader = NearestTranscript(list(rows), targets, schema.slices)
+
     def answer(wav):
-        mel = processor(wav[0], sampling_rate=16000, return_tensors="pt")
-        tokens = model.generate(mel.input_features, max_new_tokens=40)
-        (text,) = processor.batch_decode(tokens, skip_special_tokens=True)
-        alike = known @ vectorizer.transform([text]).T
-        row = train[wordings[alike.toarray().argmax()]]
-        return {name: row[name] for name in options.slots}
+        (logits,) = reader(recogniser([torch.from_numpy(wav[0])]))
+        return schema.decode([x.argmax().item() for x in schema.split(logits)])
 
     return answer, folder_bytes(options.whisper, [".safetensors"])
 
@@ -132,49 +130,65 @@ def rows_of(options, split):
 
 def measure(options):
     """Times one system; the main part of its process."""
-    torch.set_num_threads(1)
     system = {
         "torch": torch_system,
         "reference": reference_system,
         "whisper": whisper_system,
     }.get(options.system, onnx_system)
-    rows = rows_of(options, "test")
-    rows = rows[:: max(1, len(rows) // options.utterances)]
-    rows = rows[: options.utterances]
-    wavs = [
-        read_waveform(options.corpus / row["path"], 16000)[None].numpy()
-        for row in rows
-    ]
     answer, size = system(options)
+    audio = options.json.with_name("audio.npz")
+    with np.load(audio) as file:
+        wavs = [file[name] for name in file.files]
     for wav in wavs[:WARM_UP]:
         answer(wav)
     seconds, wrong = [], 0
-    for wav, row in zip(wavs, rows):
+    for wav, row in zip(wavs, chosen_rows(options)):
         start = time.perf_counter()
         slots = answer(wav)
         seconds.append(time.perf_counter() - start)
         wrong += slots != {name: row[name] for name in options.slots}
-    audio = sum(wav.shape[1] for wav in wavs) / 16000
+    length = sum(wav.shape[1] for wav in wavs) / 16000
     figures = {
-        "utterances": len(rows),
-        "audio_seconds": audio / len(rows),
+        "utterances": len(wavs),
+        "audio_seconds": length / len(wavs),
         "median_ms": 1e3 * statistics.median(seconds),
         "p95_ms": 1e3 * float(np.quantile(seconds, 0.95)),
-        "real_time_factor": sum(seconds) / audio,
+        "real_time_factor": sum(seconds) / length,
         "peak_memory_mb": peak_memory_mb(),
         "megabytes": size / 2**20,
     }
     if options.system != "reference":
         figures["wrong"] = wrong
-    write_json(options.json, figures)
+    options.json.write_text(json.dumps(figures))
+
+
+def peak_memory_mb():
+    """Of this process alone; getrusage would begin with its parent's."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def chosen_rows(options):
+    """Evenly spaced rows of the test set."""
+    rows = rows_of(options, "test")
+    rows = rows[:: max(1, len(rows) // options.utterances)]
+    return rows[: options.utterances]
 
 
 def run_all(options):
     """Times every system, each in a process, and returns their figures."""
+    from slu_kd_lobes.audio import read_waveform
+    from slu_kd_lobes.interface import SpokenIntentClassifier
     from slu_kd_lobes.onnx import export_onnx
 
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
+        wavs = [
+            read_waveform(options.corpus / row["path"], 16000)[None].numpy()
+            for row in chosen_rows(options)
+        ]
+        np.savez(Path(folder) / "audio.npz", *wavs)
         model = SpokenIntentClassifier.from_hparams(options.model)
         for system in SYSTEMS:
             if system in ("reference", "whisper"):
@@ -200,6 +214,10 @@ def run_all(options):
 
 def table(figures):
     """The figures as Markdown."""
+    from fsc_scale import cpu_model
+
+    from slu_kd_lobes.provenance import git_commit, package_versions
+
     first = next(iter(figures.values()))
     versions = {**package_versions(), "commit": git_commit() or "unknown"}
     lines = [
@@ -215,7 +233,7 @@ def table(figures):
         lines.append(
             f"| {SYSTEMS[system]} | {row['median_ms']:.1f} | "
             f"{row['p95_ms']:.1f} | {row['real_time_factor']:.4f} | "
-            f"{row['peak_memory_mb']} | {row['megabytes']:.1f} | "
+            f"{row['peak_memory_mb']:.0f} | {row['megabytes']:.1f} | "
             f"{row.get('wrong', '')} |"
         )
     return "\n".join(lines)
@@ -226,7 +244,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="packaged folder")
     parser.add_argument(
-        "--corpus", type=Path, default=Path(bundled("data/synthetic-commands"))
+        "--corpus", type=Path, default=ROOT / "data" / "synthetic-commands"
     )
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--whisper")
@@ -240,6 +258,10 @@ def main():
     if options.system:
         measure(options)
         return
+    from peer_end_to_end_slu import check_reference
+
+    from slu_kd_lobes.hparams import one_sentence_errors
+
     with one_sentence_errors():
         if options.reference is not None:
             check_reference(options.reference)

@@ -31,6 +31,8 @@ class TransformerRecogniser:
     ---------
     source : str
         Folder or hub name.
+    num_beams : int
+        Hypotheses that are followed at a time, where the model generates.
     device : str
 
     Raises
@@ -41,7 +43,7 @@ class TransformerRecogniser:
 
     sample_rate = 16000
 
-    def __init__(self, source, device="cpu"):
+    def __init__(self, source, num_beams=1, device="cpu"):
         with readable_source("speech recogniser", source, REMEDY):
             self.pipeline = pipeline(
                 "automatic-speech-recognition",
@@ -49,7 +51,11 @@ class TransformerRecogniser:
                 device=device,
                 dtype=torch.float32,
             )
-        self.fingerprint = weights_hash(self.pipeline.model)
+        model = self.pipeline.model
+        self.options = {}
+        if model.can_generate():
+            self.options["generate_kwargs"] = {"num_beams": num_beams}
+        self.fingerprint = weights_hash(model, str(self.options))
 
     def __call__(self, wavs):
         """Writes down what it hears.
@@ -67,7 +73,7 @@ class TransformerRecogniser:
             {"raw": wav.numpy(), "sampling_rate": self.sample_rate}
             for wav in wavs
         ]
-        found = self.pipeline(audio, batch_size=len(audio))
+        found = self.pipeline(audio, batch_size=len(audio), **self.options)
         return [item["text"].strip() for item in found]
 
 
