@@ -211,7 +211,7 @@ def test_a_failed_run_is_shown_and_does_not_stop_the_others(small, tmp_path):
         "conditions: {all: {}}\nsystems:\n"
         "  no KD: {config: hparams/baseline.yaml}\n"
         "  odd: {config: hparams/baseline.yaml,\n"
-        "        overrides: {opt_class: '!name:torch.optim.SGD {lr: 1.0e+30}'}}"
+        "        overrides: {opt_class: '!name:torch.optim.SGD {lr: 1.0e+38}'}}"
     )
     write_matrix(tmp_path, text)
     printed = run_experiments(small, tmp_path, "--workers", "1", fails=True)
@@ -268,7 +268,7 @@ def test_what_is_wrong_in_a_matrix_is_said(tmp_path, change, said):
 def test_bad_input_is_one_sentence(small, tmp_path):
     write_matrix(tmp_path)
     for option, said in (
-        ("--data_folder=nowhere", "error: there is no test set"),
+        ("--data_folder=nowhere", "row 2: there is no audio file"),
         ("--learning_rate=1", "error: command line: there is no key"),
         ("--workers=0", "error: --workers must be at least 1"),
         ("--ray-address=127.0.0.1:1", "error: "),

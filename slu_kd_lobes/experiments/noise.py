@@ -163,10 +163,16 @@ def noisy_corpus(data_folder, csv_folder, conditions, split, folder):
         )
     with open(source, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    stats = [
-        (s.st_size, s.st_mtime_ns)
-        for s in (os.stat(data_folder / row["path"]) for row in rows)
-    ]
+    stats = []
+    for number, row in enumerate(rows, 2):
+        path = data_folder / row.get("path", "")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{source}, row {number}: there is no audio file {path}: "
+                "check data_folder and the column path"
+            )
+        stat = path.stat()
+        stats.append((stat.st_size, stat.st_mtime_ns))
     texts = {p.name: p.read_bytes() for p in csv_folder.glob(f"*{SUFFIX}")}
     made_from = [str(data_folder), list(map(str, conditions)), split, stats]
     made_from.append({name: sha256(texts[name]) for name in sorted(texts)})
