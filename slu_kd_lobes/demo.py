@@ -39,14 +39,18 @@ def waveform_figure(wav, rate, answer):
     figure, axis = plt.subplots(figsize=(8, 2.4), layout="constrained")
     seconds = np.arange(len(wav)) / rate
     axis.plot(seconds, wav, color="0.6", linewidth=0.5)
-    for number, (name, slot) in enumerate(answer["slots"].items()):
-        axis.axvline(
+    slots = answer["slots"]
+    for number, (name, slot) in enumerate(slots.items()):
+        axis.axvline(  # one below the other: several may share a frame
             slot["seconds"],
+            1 - (number + 1) / len(slots),
+            1 - number / len(slots),
+            linewidth=3,
             color=f"C{number}",
             label=f"{name}: {slot['value']}",
         )
     axis.set(xlabel="seconds", yticks=[], xlim=(0, len(wav) / rate))
-    axis.legend(loc="upper right", fontsize="small")
+    figure.legend(loc="outside upper right", ncols=3, fontsize="small")
     return figure
 
 

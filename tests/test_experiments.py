@@ -271,7 +271,7 @@ def test_bad_input_is_one_sentence(small, tmp_path):
         ("--data_folder=nowhere", "row 2: there is no audio file"),
         ("--learning_rate=1", "error: command line: there is no key"),
         ("--workers=0", "error: --workers must be at least 1"),
-        ("--ray-address=127.0.0.1:1", "error: "),
+        ("--ray-address=127.0.0.1:1", "error: no Ray cluster answers at"),
     ):
         printed = run_experiments(small, tmp_path, option, fails=True)
         assert said in printed and "Traceback" not in printed

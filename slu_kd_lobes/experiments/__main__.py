@@ -95,9 +95,7 @@ def main(arguments):
         pool = local_pool(options.workers)
         if options.ray_address:
             pool = ray_pool(options.ray_address)
-    failed = {}
-    if not options.only_report:
-        failed = execute_all(jobs, pool)
+        failed = {} if options.only_report else execute_all(jobs, pool)
     outcomes = []
     for part in runs:
         own, jobs = jobs[: len(part)], jobs[len(part) :]

@@ -10,6 +10,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import traceback
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from slu_kd_lobes import __version__
 from slu_kd_lobes.features import sha256
 from slu_kd_lobes.files import write_json
+from slu_kd_lobes.hub import reason_of
 
 #: Start and tests of a run, in utterances that could be trained on meanwhile.
 START_UP = 3000
@@ -173,17 +175,19 @@ def ray_pool(address):
         raise ValueError(
             "Ray is not installed: pip install 'slu-kd-lobes[ray]'"
         ) from error
+    host, _, port = address.split("://")[-1].rpartition(":")
     try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), 3.0).close()
         ray.init(
             address=address,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"no Ray cluster answers at {address} "
-            f"({str(error).strip().splitlines()[0]}): start one with 'ray "
-            "start --head', or leave --ray-address out"
+            f"no Ray cluster answers at {address} ({reason_of(error)}): start "
+            "one with 'ray start --head', or leave --ray-address out"
         ) from error
 
     def submit(function, *arguments):
