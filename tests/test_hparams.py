@@ -19,7 +19,8 @@ from slu_kd_lobes.hparams import (
 
 HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
 FILES = sorted(HPARAMS.glob("*.yaml"))
-SHORT = [f for f in FILES if f.stem not in ("base", "teacher")]
+COMPLETE = ("base", "cascade", "teacher")
+SHORT = [f for f in FILES if f.stem not in COMPLETE]
 
 BASE = """\
 # A complete configuration.

@@ -51,7 +51,7 @@ def prepare(hparams):
     )
     store = TranscriptStore(
         hparams["transcript_folder"],
-        hparams["recogniser"],
+        hparams["recogniser"](),
         hparams["recogniser_batch_size"],
     )
     transcripts = {}

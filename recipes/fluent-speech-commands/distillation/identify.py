@@ -11,10 +11,10 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import cascade
 import yaml
 from tqdm import tqdm
 
+import cascade
 from slu_kd_lobes.features import sha256
 from slu_kd_lobes.hparams import load_hparams, plain_values, resolve_yaml
 from slu_kd_lobes.teachers import text_encoder_fingerprint
@@ -25,7 +25,8 @@ from train_many import OWN_KEYS
 PLACES = (
     "config output_folder save_folder train_log tensorboard_folder "
     "manifest_folder data_folder csv_folder encoder_source feature_folder "
-    "teacher_folder text_encoder num_workers skip_prep"
+    "teacher_folder text_encoder transcript_folder recogniser num_workers "
+    "skip_prep"
 ).split()
 
 
@@ -100,7 +101,7 @@ def identify_cascades(runs):
     for run in tqdm(runs, "preparing cascades", ncols=79):
         hparams, text = cascade.load(list(run))
         manifests, transcripts = cascade.prepare(hparams)
-        texts = json.dumps([hparams["recogniser"].fingerprint, transcripts])
+        texts = json.dumps(transcripts)
         found.append(
             {
                 "settings": _settings(plain_values(text)),
