@@ -39,6 +39,23 @@ negative log likelihood in nats and expected calibration error. A difference
 whose intervals hold 0 is not shown to be one."""
 
 
+COLUMNS = (
+    "system",
+    "error %",
+    "runs",
+    "best epoch",
+    "errors",
+    "difference",
+    "p",
+    "p, adjusted",
+    "over speakers",
+    "McNemar",
+    "NLL",
+    "ECE",
+    "paper",
+)
+
+
 def write_report(folder, matrices, outcomes):
     """Writes everything that the runs show.
 
@@ -188,7 +205,7 @@ def section(matrix, outcomes):
                 f"{sizes} training utterances; {rows[0]['items']} test "
                 f"utterances. Reference: {matrix.reference}.",
                 "",
-                *_table(rows),
+                *_table(rows, COLUMNS),
                 "",
             ]
         if matrix.breakdown and splits:
@@ -258,7 +275,7 @@ def results_rows(matrix, condition, own, split):
                 "over speakers": _interval(*test["speakers"]).strip(),
                 "McNemar": _p(test["mcnemar"]),
             }
-        row |= {"NLL": f"{found['nll']:.3f}", "ECE": f"{found['ece']:.3f}"}
+        row |= {"NLL": f"{found['nll']:.3g}", "ECE": f"{found['ece']:.3f}"}
         rows.append({**row, "paper": str(paper)})
     rows.sort(key=lambda row: row["system"].find(matrix.reference) != 1)
     return rows
@@ -276,9 +293,9 @@ def _p(value):
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _table(rows):
+def _table(rows, columns=None):
     """Rows as Markdown, without columns that are empty."""
-    names = dict.fromkeys(key for row in rows for key in row if key != "items")
+    names = columns or dict.fromkeys(key for row in rows for key in row)
     names = [n for n in names if any(row.get(n) for row in rows)]
     lines = ["| " + " | ".join(names) + " |"]
     lines.append("|---" + "|---:" * (len(names) - 1) + "|")
