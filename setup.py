@@ -21,6 +21,8 @@ REQUIREMENTS = [
     "soundfile>=0.12.1,<1",
     # Intervals and tests of error rates; 1.11 has false_discovery_control.
     "scipy>=1.11,<2",
+    # Counts the cores that may be used; scikit-learn brings it too.
+    "joblib>=1.2,<2",
     # Reports as one HTML file; tensorboard brings it too.
     "markdown>=3.4,<4",
     # One process at a time in a folder of a run; torch brings it too.

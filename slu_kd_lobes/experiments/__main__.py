@@ -11,9 +11,10 @@ Stopped at any moment, the same command goes on. What else is given, such as
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
+
+import joblib
 
 from slu_kd_lobes.bundled import bundled
 from slu_kd_lobes.experiments.execution import (
@@ -52,7 +53,7 @@ def parse(arguments):
     parser.add_argument(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=joblib.cpu_count(),
         help="runs at the same time (default: one a core)",
     )
     parser.add_argument("--ray-address", help="use this Ray cluster, or auto")

@@ -199,10 +199,11 @@ def section(matrix, outcomes):
                 {o.metrics["n_train"] for o in everything if o.metrics}
             )
             sizes = " or ".join(f"{n:,}" for n in size)
+            items = next(row["items"] for row in rows if "items" in row)
             lines += [
                 f"### {condition}: `{split}`",
                 "",
-                f"{sizes} training utterances; {rows[0]['items']} test "
+                f"{sizes} training utterances; {items:,} test "
                 f"utterances. Reference: {matrix.reference}.",
                 "",
                 *_table(rows, COLUMNS),
