@@ -19,9 +19,7 @@ from transformers import pipeline
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.features import sha256, weights_hash
 from slu_kd_lobes.files import write_text_atomically
-from slu_kd_lobes.hub import readable_source
-
-REMEDY = "check the name and the network, or give the folder of a copy"
+from slu_kd_lobes.hub import load_interface, readable_source
 
 
 class TransformerRecogniser:
@@ -44,7 +42,7 @@ class TransformerRecogniser:
     sample_rate = 16000
 
     def __init__(self, source, num_beams=1, device="cpu"):
-        with readable_source("speech recogniser", source, REMEDY):
+        with readable_source("speech recogniser", source):
             self.pipeline = pipeline(
                 "automatic-speech-recognition",
                 source,
@@ -95,19 +93,13 @@ class SpeechBrainRecogniser:
     """
 
     def __init__(self, source, interface="EncoderDecoderASR", device="cpu"):
-        loaders = {
+        interfaces = {
             "EncoderDecoderASR": inference.ASR.EncoderDecoderASR,
             "EncoderASR": inference.ASR.EncoderASR,
         }
-        if interface not in loaders:
-            raise ValueError(
-                f"interface '{interface}' cannot transcribe: choose one of "
-                f"{', '.join(loaders)}"
-            )
-        with readable_source("speech recogniser", source, REMEDY):
-            self.model = loaders[interface].from_hparams(
-                source, run_opts={"device": device}
-            )
+        self.model = load_interface(
+            "speech recogniser", source, interface, interfaces, device
+        )
         self.sample_rate = getattr(self.model.hparams, "sample_rate", 16000)
         self.fingerprint = weights_hash(self.model)
 

@@ -15,9 +15,7 @@ from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 from speechbrain.integrations.huggingface.whisper import Whisper
 from transformers import AutoConfig
 
-from slu_kd_lobes.hub import readable_source
-
-REMEDY = "check the name and the network, or give the folder of a copy"
+from slu_kd_lobes.hub import load_interface, readable_source
 
 
 class PretrainedEncoder(torch.nn.Module):
@@ -134,7 +132,7 @@ class TransformerEncoder(PretrainedEncoder):
     def __init__(self, source, layers="last", pool=8, save_path=None):
         super().__init__(pool)
         save_path = save_path or HF_HUB_CACHE
-        with readable_source("speech encoder", source, REMEDY):
+        with readable_source("speech encoder", source):
             config = AutoConfig.from_pretrained(source, cache_dir=save_path)
             options = {"freeze": True, "output_all_hiddens": True}
             self.is_whisper = config.model_type == "whisper"
@@ -211,21 +209,14 @@ class SpeechBrainEncoder(PretrainedEncoder):
 
     def __init__(self, source, interface="EncoderDecoderASR", pool=4):
         super().__init__(pool)
-        loaders = {
+        interfaces = {
             "EncoderDecoderASR": inference.ASR.EncoderDecoderASR,
             "EncoderASR": inference.ASR.EncoderASR,
             "WaveformEncoder": inference.encoders.WaveformEncoder,
         }
-        if interface not in loaders:
-            raise ValueError(
-                f"interface '{interface}' cannot encode: choose one of "
-                f"{', '.join(loaders)}"
-            )
-        remedy = f"{REMEDY}, or choose another interface than {interface}"
-        with readable_source("speech encoder", source, remedy):
-            self.model = loaders[interface].from_hparams(
-                source, run_opts={"device": "cpu"}
-            )
+        self.model = load_interface(
+            "speech encoder", source, interface, interfaces
+        )
         self.sample_rate = getattr(self.model.hparams, "sample_rate", 16000)
         self.eval()
         self.feature_size = self.encode(torch.zeros(self.sample_rate)).shape[-1]

@@ -72,8 +72,11 @@ def reason_of(error):
     return f"{type(error).__name__}: {reason}"
 
 
+REMEDY = "check the name and the network, or give the folder of a copy"
+
+
 @contextmanager
-def readable_source(kind, source, remedy):
+def readable_source(kind, source, remedy=REMEDY):
     """Turns whatever goes wrong while a model loads into one sentence, at once.
 
     Arguments
@@ -107,3 +110,46 @@ nor a hub name that can be reached now (OSError: offline): check the name
             f"the {kind} '{source}' is neither a folder with a model nor a hub "
             f"name that can be reached now ({reason_of(error)}): {remedy}"
         ) from error
+
+
+def load_interface(kind, source, interface, interfaces, device="cpu"):
+    """A pre-trained SpeechBrain model through one of SpeechBrain's classes.
+
+    Arguments
+    ---------
+    kind : str
+        What it serves as, for instance ``speech encoder``.
+    source : str
+        Folder or hub name.
+    interface : str
+        Name of the class.
+    interfaces : dict
+        The classes that can serve so, by name.
+    device : str
+
+    Returns
+    -------
+    speechbrain.inference.interfaces.Pretrained
+
+    Raises
+    ------
+    ValueError
+        If there is no such class, or the model cannot be had.
+
+    Example
+    -------
+    >>> load_interface("speech encoder", "no/such", "VAD", {"EncoderASR": None})
+    Traceback (most recent call last):
+    ...
+    ValueError: interface 'VAD' is no speech encoder: choose one of EncoderASR
+    """
+    if interface not in interfaces:
+        raise ValueError(
+            f"interface '{interface}' is no {kind}: choose one of "
+            f"{', '.join(interfaces)}"
+        )
+    remedy = f"{REMEDY}, or choose another interface than {interface}"
+    with readable_source(kind, source, remedy):
+        return interfaces[interface].from_hparams(
+            source, run_opts={"device": device}
+        )

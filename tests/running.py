@@ -1,5 +1,6 @@
 """Runs the recipe as a user does."""
 
+import csv
 import json
 import os
 import subprocess
@@ -45,3 +46,15 @@ def metrics_of(folder):
     """The metrics that the same command must repeat."""
     metrics = json.loads((folder / "metrics.json").read_text())
     return {k: v for k, v in metrics.items() if k not in UNSTEADY}
+
+
+def error_of_predictions(path):
+    """Percent of the rows with a wrong slot, from the file alone."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    slots = [name[:-5] for name in rows[0] if name.endswith("_true")]
+    wrong = sum(
+        any(row[f"{slot}_true"] != row[f"{slot}_predicted"] for slot in slots)
+        for row in rows
+    )
+    return 100 * wrong / len(rows)

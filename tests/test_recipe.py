@@ -11,7 +11,15 @@ import time
 
 import pytest
 import torch
-from running import CORPUS, ROOT, command, environment, metrics_of, run
+from running import (
+    CORPUS,
+    ROOT,
+    command,
+    environment,
+    error_of_predictions,
+    metrics_of,
+    run,
+)
 
 from slu_kd_lobes.interface import SpokenIntentClassifier
 from slu_kd_lobes.package import package_run
@@ -46,16 +54,8 @@ def test_leaves_what_a_person_wants(finished):
         "valid_epoch",
         "test",
     }
-    with open(folder / "predictions_test.csv", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    wrong = sum(
-        any(
-            row[f"{slot}_true"] != row[f"{slot}_predicted"]
-            for slot in metrics["test"]["slot_error"]
-        )
-        for row in rows
-    )
-    assert 100 * wrong / 16 == pytest.approx(metrics["test"]["intent_error"])
+    error = error_of_predictions(folder / "predictions_test.csv")
+    assert error == pytest.approx(metrics["test"]["intent_error"])
     for plot in folder.glob("*.png"):
         assert plot.read_bytes().startswith(b"\x89PNG")
         assert str(plot) in printed
