@@ -103,6 +103,12 @@ def _plain(value):
     return copy
 
 
+def _is_bare_object(value):
+    """Whether it is an object without arguments, such as ``!new:x.Y``."""
+    bare = isinstance(value, TaggedScalar) and not value.value
+    return bare and str(_tag(value)).startswith(("!new:", "!name:"))
+
+
 def _update(base, changes, source, path=""):
     """Writes the changes into the base, in place."""
     for key, new in changes.items():
@@ -123,6 +129,10 @@ def _update(base, changes, source, path=""):
                 old.update(new)
             else:
                 _update(old, new, source, f"{name}.")
+        elif _is_bare_object(old) and isinstance(new, CommentedMap):
+            if not _tag(new):  # arguments for the class that stands there
+                new.yaml_set_ctag(old.tag)
+            base[key] = new
         else:
             _check_type(name, old, new, source)
             base[key] = new

@@ -442,3 +442,17 @@ def test_professor_differs_from_the_teacher_in_the_pooling_only():
     hparams, _ = load_hparams(HPARAMS / "professor.yaml")
     assert type(hparams["pooling"]) is teachers.MaxPooling
     assert hparams["max_length"] == 60
+
+
+def test_an_object_without_arguments_takes_some():
+    """Its class stays, as that of an object that has arguments does."""
+    hparams, _ = load_hparams(
+        HPARAMS / "baseline.yaml", "ce_loss: {label_smoothing: 0.1}"
+    )
+    assert type(hparams["ce_loss"]).__name__ == "SlotCrossEntropy"
+    assert hparams["ce_loss"].label_smoothing == 0.1
+    hparams, _ = load_hparams(
+        HPARAMS / "base.yaml",
+        "kd_distance: !new:slu_kd_lobes.losses.KLDistance {temperature: 2.0}",
+    )
+    assert hparams["kd_distance"].temperature == 2.0
