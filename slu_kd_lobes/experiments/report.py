@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import markdown
 import numpy as np
 from matplotlib import pyplot as plt
 
+from slu_kd_lobes.bundled import bundled
 from slu_kd_lobes.experiments.outcomes import (
     compare,
     correct_for_many,
@@ -75,11 +77,12 @@ def write_report(folder, matrices, outcomes):
     folder = Path(folder)
     figures = folder / "results" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    configs = os.path.relpath(bundled("hparams"), folder)
     paths = [folder / "RESULTS.md", folder / "results" / "runs.csv"]
     write_runs(paths[1], outcomes)
     parts = [f"# Results\n\n{LEGEND}\n\n{_made_with(outcomes)}\n"]
     for matrix, found in zip(matrices, outcomes):
-        parts.append(section(matrix, found))
+        parts.append(section(matrix, found, configs))
         drawn = draw_figures(matrix, found, figures)
         for path, caption in drawn:
             parts.append(f"![{caption}]({path.relative_to(folder)})\n")
@@ -169,13 +172,15 @@ def test_sets(matrix, found):
     return []
 
 
-def section(matrix, outcomes):
+def section(matrix, outcomes, configs="hparams"):
     """The tables of a matrix, in Markdown.
 
     Arguments
     ---------
     matrix : Matrix
     outcomes : dict
+    configs : str
+        Folder of the configurations, as a link.
 
     Returns
     -------
@@ -194,7 +199,7 @@ def section(matrix, outcomes):
             reason = "No run is finished." if own else "The corpus lacks it."
             lines += [f"### {condition}", "", reason, ""]
         for split in splits:
-            rows = results_rows(matrix, condition, own, split)
+            rows = results_rows(matrix, condition, own, split, configs)
             size = sorted(
                 {o.metrics["n_train"] for o in everything if o.metrics}
             )
@@ -214,7 +219,7 @@ def section(matrix, outcomes):
     return "\n".join(lines)
 
 
-def results_rows(matrix, condition, own, split):
+def results_rows(matrix, condition, own, split, configs):
     """One row a system.
 
     Arguments
@@ -224,6 +229,8 @@ def results_rows(matrix, condition, own, split):
     own : dict
         Outcomes of the condition, by system.
     split : str
+    configs : str
+        Folder of the configurations, as a link.
 
     Returns
     -------
@@ -246,7 +253,7 @@ def results_rows(matrix, condition, own, split):
     for system, runs in own.items():
         facts = matrix.systems[system]
         config = Path(facts["config"]).name
-        row = {"system": f"[{system}](hparams/{config})"}
+        row = {"system": f"[{system}]({configs}/{config})"}
         if facts.get("overrides"):
             row["system"] += "*"
         found = summarise(runs, split)
