@@ -224,7 +224,7 @@ def test_a_failed_run_is_shown_and_does_not_stop_the_others(small, tmp_path):
     assert "2 runs failed; the first: the loss is" in printed
     assert "Traceback" not in printed
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    (link,) = re.findall(r"\[odd\]\((.*)\)\* \| failed", text)
+    link = re.findall(r"\[odd\]\((.*)\)\* \| failed", text)[0]
     assert (tmp_path / link).samefile(ROOT / "hparams" / "baseline.yaml")
     rows = list(csv.DictReader(open(tmp_path / "results" / "runs.csv")))
     assert [r["state"] for r in rows if r["system"] == "no KD"] == [
