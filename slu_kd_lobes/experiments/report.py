@@ -424,7 +424,9 @@ def draw_sizes(matrix, outcomes):
     points = {}
     for system, conditions in _by_system(matrix, outcomes).items():
         values = {}
-        for runs in conditions.values():
+        for condition, runs in conditions.items():
+            if "csv_folder" in matrix.conditions[condition]:
+                continue  # other data, not only less
             for outcome in runs:
                 if outcome.metrics:
                     size = outcome.metrics["n_train"]

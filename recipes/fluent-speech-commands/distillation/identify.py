@@ -8,6 +8,7 @@ Authors
 """
 
 import json
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def identify_students(runs):
     found = [None] * len(runs)
     for members in tqdm(groups.values(), "preparing data", ncols=79):
         hparams_file, run_opts, overrides, _ = parsed[members[0]]
-        hparams, _ = load_hparams(hparams_file, overrides)
+        with tempfile.TemporaryDirectory() as folder:  # of no run
+            place = f"\noutput_folder: {folder}"
+            hparams, _ = load_hparams(hparams_file, overrides + place)
         plain = {
             i: yaml.safe_load(
                 "\n".join(
