@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from slu_kd_lobes.bundled import bundled
+from slu_kd_lobes.experiments.noise import condition_name
 from slu_kd_lobes.experiments.outcomes import (
     compare,
     correct_for_many,
@@ -451,7 +452,7 @@ def draw_noise(matrix, outcomes):
     points = {}
     for system, conditions in _by_system(matrix, outcomes).items():
         blocks = {
-            level: [o.block(f"noise_{level:g}_test") for o in conditions[first]]
+            level: [o.block(condition_name(level)) for o in conditions[first]]
             for level in levels
             if first in conditions
         }

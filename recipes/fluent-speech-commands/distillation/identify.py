@@ -58,24 +58,23 @@ def identify_students(runs):
         with tempfile.TemporaryDirectory() as folder:  # of no run
             place = f"\noutput_folder: {folder}"
             hparams, _ = load_hparams(hparams_file, overrides + place)
-        plain = {
-            i: yaml.safe_load(
-                "\n".join(
-                    parsed[i][3][k] for k in ("teachers", "number_of_epochs")
-                )
-            )
-            for i in members
-        }
+        plain = {i: _plain(parsed[i][3]) for i in members}
         teachers = dict.fromkeys(
             name for keys in plain.values() for name in keys["teachers"]
         )
         data = load_data(hparams, teachers, run_opts)
+        tests = _tests(data.manifests)
+        # The encoder is hashed once, however many runs share it.
+        made_from = sources(data, [])
         for i in members:
             epochs = plain[i]["number_of_epochs"]
+            taught = [
+                data.tables[name].made_from for name in plain[i]["teachers"]
+            ]
             found[i] = {
                 "settings": _settings(parsed[i][3]),
-                "sources": sources(data, plain[i]["teachers"]),
-                "tests": _tests(data.manifests),
+                "sources": {**made_from, "teacher": taught},
+                "tests": tests,
                 "utterances": epochs * len(data.datasets["train"]),
             }
     return found
