@@ -94,9 +94,10 @@ class IntentClassifier(torch.nn.Module):
         self.input_dropout = Dropout(input_dropout)
         self.rnn = MaskedBiGRU(input_size, hidden_size)
         self.dropout = Dropout(dropout)
-        self.classifier = torch.nn.Linear(2 * hidden_size, num_logits)
+        self.frame_size = 2 * hidden_size
+        self.classifier = torch.nn.Linear(self.frame_size, num_logits)
 
-    def forward(self, features, lengths=None):
+    def forward(self, features, lengths=None, return_frames=False):
         """Returns the logits of each utterance.
 
         Arguments
@@ -105,13 +106,24 @@ class IntentClassifier(torch.nn.Module):
             Encoder features, [batch, frames, layers * input_size].
         lengths : torch.Tensor or None
             Frames of each item, [batch].
+        return_frames : bool
+            Whether what the classifier sees is returned as well.
 
         Returns
         -------
-        torch.Tensor
+        logits : torch.Tensor
             [batch, num_logits].
+        frames : torch.Tensor
+            Only if asked for, [batch, frames, frame_size].
         """
-        return self.frame_logits(features, lengths).amax(dim=1)
+        frames = self.frames(features, lengths)
+        logits = self.classify(frames, lengths).amax(dim=1)
+        return (logits, frames) if return_frames else logits
+
+    def frames(self, features, lengths=None):
+        """Returns what the classifier sees, [batch, frames, frame_size]."""
+        features = self.input_dropout(self.layer_sum(features))
+        return self.dropout(self.rnn(features, lengths))
 
     def frame_logits(self, features, lengths=None):
         """Returns the logits of every frame, -inf after the end of an item.
@@ -128,12 +140,14 @@ class IntentClassifier(torch.nn.Module):
         torch.Tensor
             [batch, frames, num_logits].
         """
-        features = self.input_dropout(self.layer_sum(features))
-        x = self.dropout(self.rnn(features, lengths))
-        logits = self.classifier(x)
+        return self.classify(self.frames(features, lengths), lengths)
+
+    def classify(self, frames, lengths=None):
+        """Returns the logits of frames; see `frame_logits`."""
+        logits = self.classifier(frames)
         if lengths is None:
             return logits
         mask = length_to_mask(
-            lengths.to(x.device), x.shape[1], dtype=torch.bool
+            lengths.to(frames.device), frames.shape[1], dtype=torch.bool
         )
         return logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))

@@ -86,14 +86,14 @@ class TrainingHistory:
     >>> history = TrainingHistory()
     >>> history.epochs.append({"epoch": 1, "ce": 0.5})
     >>> history.column("ce")
-    [0.5]
+    ([1], [0.5])
     """
 
     def __init__(self):
         self.epochs = []
 
     def column(self, name):
-        """Values of one statistic over the epochs that have it.
+        """One statistic in the epochs that have it.
 
         Arguments
         ---------
@@ -102,9 +102,11 @@ class TrainingHistory:
 
         Returns
         -------
-        list
+        epochs : list of int
+        values : list of float
         """
-        return [row[name] for row in self.epochs if name in row]
+        rows = [row for row in self.epochs if name in row]
+        return [row["epoch"] for row in rows], [row[name] for row in rows]
 
     @mark_as_saver
     def save(self, path):

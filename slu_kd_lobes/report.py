@@ -93,10 +93,9 @@ def plot_learning_curves(history, path):
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for axis, (title, names) in zip(axes, panels.items()):
         for name in names:
-            values = history.column(name)
+            epochs, values = history.column(name)
             if values:
-                steps = range(1, len(values) + 1)
-                axis.plot(steps, values, marker=".", label=labels[name])
+                axis.plot(epochs, values, marker=".", label=labels[name])
         axis.set(xlabel="epoch", ylabel=title, ylim=(0, None))
         axis.grid(alpha=0.3)
         if axis.lines:

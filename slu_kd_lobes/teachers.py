@@ -66,6 +66,22 @@ class MaxPooling(torch.nn.Module):
         return logits.masked_fill(padding, float("-inf")).amax(dim=1)
 
 
+class MeanPooling(torch.nn.Module):
+    """The mean over all real tokens: a vector of the sentence.
+
+    Example
+    -------
+    >>> hidden = torch.tensor([[[1.0], [5.0], [9.0]]])
+    >>> MeanPooling()(hidden, torch.tensor([[1, 1, 0]]))
+    tensor([[3.]])
+    """
+
+    def forward(self, logits, mask):
+        """Returns one vector a sentence; see :class:`ClsPooling`."""
+        mask = mask.unsqueeze(-1)
+        return (logits * mask).sum(1) / mask.sum(1)
+
+
 class TextTeacher(torch.nn.Module):
     """A text encoder with slot logits on top.
 
@@ -73,10 +89,10 @@ class TextTeacher(torch.nn.Module):
     ---------
     source : str
         Folder or hub name of a BERT-like model.
-    num_logits : int
-        Values of all slots together.
+    num_logits : int or None
+        Values of all slots together; None for the encoder's own vectors.
     pooling : torch.nn.Module
-        How the logits of the tokens become those of the sentence.
+        How the logits (or vectors) of the tokens become those of the sentence.
     save_path : str or None
         Where a model from the hub is kept; None is the hub's own cache.
     max_length : int
@@ -110,7 +126,11 @@ class TextTeacher(torch.nn.Module):
         self.tokenizer = encoder.tokenizer
         self.encoder = encoder.model
         width = self.encoder.config.hidden_size
-        self.classifier = torch.nn.Linear(width, num_logits)
+        self.classifier = (
+            torch.nn.Identity()
+            if num_logits is None
+            else torch.nn.Linear(width, num_logits)
+        )
         self.pooling = pooling
         self.max_length = max_length
 
@@ -125,7 +145,7 @@ class TextTeacher(torch.nn.Module):
         Returns
         -------
         torch.Tensor
-            [batch, num_logits].
+            [batch, num_logits], or the width of the encoder's vectors.
         """
         tokens = self.tokenizer(
             transcripts,
@@ -133,7 +153,7 @@ class TextTeacher(torch.nn.Module):
             padding=True,
             truncation=True,
             max_length=self.max_length,
-        ).to(self.classifier.weight.device)
+        ).to(self.encoder.device)
         hidden = self.encoder(**tokens).last_hidden_state
         return self.pooling(self.classifier(hidden), tokens["attention_mask"])
 

@@ -22,7 +22,8 @@ def fit_together(brains, train_loaders, valid_loaders, workers=1):
     Arguments
     ---------
     brains : list of speechbrain.Brain
-        Each with its own ``hparams.epoch_counter`` and checkpointer.
+        Each with its own ``hparams.epoch_counter`` and checkpointer, and a
+        method ``validates(epoch)``.
     train_loaders : list of torch.utils.data.DataLoader
         One a student; students with the same object share its batches.
     valid_loaders : list of torch.utils.data.DataLoader
@@ -40,6 +41,9 @@ def fit_together(brains, train_loaders, valid_loaders, workers=1):
     ...
     ...     def compute_objectives(self, outputs, batch, stage):
     ...         return outputs.mean()
+    ...
+    ...     def validates(self, epoch):
+    ...         return True
     ...
     ...     def on_stage_end(self, stage, loss, epoch):
     ...         print(epoch, stage.name)
@@ -80,9 +84,14 @@ def _fit(brains, train_loaders, valid_loaders, pool):
         for brain, _, _ in active:
             epoch = next(counters[brain])
         train = [(brain, loader) for brain, loader, _ in active]
-        valid = [(brain, loader) for brain, _, loader in active]
+        valid = [
+            (brain, loader)
+            for brain, _, loader in active
+            if brain.validates(epoch)
+        ]
         _run_stage(train, sb.Stage.TRAIN, epoch, pool)
-        _run_stage(valid, sb.Stage.VALID, epoch, pool)
+        if valid:
+            _run_stage(valid, sb.Stage.VALID, epoch, pool)
 
 
 def _run_stage(students, stage, epoch, pool):

@@ -358,9 +358,10 @@ def test_short_configurations_state_what_differs_only(path):
     """In at most 12 lines, the command to run first."""
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 12
-    script = "train_teacher.py" if path.stem == "professor" else "train.py"
+    reads_text = path.stem in ("professor", "sentence")
+    script = "train_teacher.py" if reads_text else "train.py"
     assert lines[0] == f"# python {script} hparams/{path.name}"
-    base = "teacher.yaml" if path.stem == "professor" else "base.yaml"
+    base = "teacher.yaml" if reads_text else "base.yaml"
     assert f"base: {base}" in lines
 
 

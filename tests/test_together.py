@@ -22,6 +22,14 @@ class Student(sb.Brain):
     def compute_objectives(self, outputs, batch, stage):
         return (outputs.squeeze(-1) - batch.targets.float()).pow(2).mean()
 
+    def validates(self, epoch):
+        every = getattr(self.hparams, "valid_every", 1)
+        return epoch % every == 0
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        if self.validates(epoch):
+            super()._fit_valid(valid_set, epoch, enable)
+
     def on_stage_start(self, stage, epoch=None):
         self.epoch = epoch
 

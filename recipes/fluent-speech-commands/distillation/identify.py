@@ -19,7 +19,7 @@ import cascade
 from slu_kd_lobes.features import sha256
 from slu_kd_lobes.hparams import load_hparams, plain_values, resolve_yaml
 from slu_kd_lobes.teachers import text_encoder_fingerprint
-from train import load_data, parse_arguments, sources
+from train import load_data, parse_arguments, sources, table_names
 from train_many import OWN_KEYS
 
 # Names and places, which shape no number; hashes tell what lies there.
@@ -59,18 +59,15 @@ def identify_students(runs):
             place = f"\noutput_folder: {folder}"
             hparams, _ = load_hparams(hparams_file, overrides + place)
         plain = {i: _plain(parsed[i][3]) for i in members}
-        teachers = dict.fromkeys(
-            name for keys in plain.values() for name in keys["teachers"]
-        )
-        data = load_data(hparams, teachers, run_opts)
+        names = {i: table_names(keys) for i, keys in plain.items()}
+        tables = dict.fromkeys(sum(names.values(), []))
+        data = load_data(hparams, tables, run_opts)
         tests = _tests(data.manifests)
         # The encoder is hashed once, however many runs share it.
         made_from = sources(data, [])
         for i in members:
             epochs = plain[i]["number_of_epochs"]
-            taught = [
-                data.tables[name].made_from for name in plain[i]["teachers"]
-            ]
+            taught = [data.tables[name].made_from for name in names[i]]
             found[i] = {
                 "settings": _settings(parsed[i][3]),
                 "sources": {**made_from, "teacher": taught},
@@ -81,9 +78,12 @@ def identify_students(runs):
 
 
 def _plain(values):
-    """Teachers and epochs of a configuration."""
+    """Tables and epochs of a configuration."""
     keys = ("teachers", "number_of_epochs")
-    return yaml.safe_load("\n".join(values[key] for key in keys))
+    plain = yaml.safe_load("\n".join(values[key] for key in keys))
+    # An object, which need not be made to know that it is there.
+    is_null = values["matching"] in ("matching:", "matching: null")
+    return {**plain, "matching": None if is_null else values["matching"]}
 
 
 def _settings(values):

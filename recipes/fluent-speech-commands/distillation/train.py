@@ -47,6 +47,7 @@ from torch.utils.tensorboard import SummaryWriter
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.batching import UtteranceDataset
 from slu_kd_lobes.checkpoints import load_pretrained
+from slu_kd_lobes.controls import beyond_labels
 from slu_kd_lobes.distillation import intent_errors
 from slu_kd_lobes.distributed import rank_and_processes, sum_over_processes
 from slu_kd_lobes.features import FeatureStore, module_fingerprint, sha256
@@ -89,16 +90,18 @@ class SLUBrain(sb.Brain):
     """Trains the student on the labels and on its teachers' logits.
 
     Besides what `make_brain` gives to SpeechBrain's Brain, it has the `data`,
-    the logits of all tables as `teacher_logits`, and the `history`.
+    the rows of all tables as `teacher_logits`, and the `history`.
     """
 
     def compute_forward(self, batch, stage):
-        """Returns the student's logits, [batch, values]."""
+        """Returns the student's logits, [batch, values], and its frames."""
         with self.data.encoding:  # one student does it for all
             self.encode(batch, stage)
         if stage == sb.Stage.TRAIN:
             seed_step(self.hparams.seed, self.epoch, self.step)
-        return self.modules.student(batch.inputs, batch.lengths)
+        return self.modules.student(
+            batch.inputs, batch.lengths, return_frames=True
+        )
 
     def encode(self, batch, stage):
         """Puts a batch on the device and features in place of its audio."""
@@ -113,8 +116,9 @@ class SLUBrain(sb.Brain):
         )
         batch.encoded = True
 
-    def compute_objectives(self, logits, batch, stage):
+    def compute_objectives(self, outputs, batch, stage):
         """Returns the loss, eq. 1; the cross entropy outside training."""
+        logits, frames = outputs
         slices = self.data.schema.slices
         # Fillers of a process's part count only where it has nothing else.
         own = slice(batch.size or None)
@@ -133,7 +137,12 @@ class SLUBrain(sb.Brain):
         )
         loss = ce
         if self.hparams.teachers:
-            teacher_logits = self.look_up_teachers(batch.teacher_rows[own])
+            teacher_logits = torch.stack(
+                [
+                    self.look_up(name, batch.teacher_rows[own])
+                    for name in self.hparams.teachers
+                ]
+            )
             kd, weights = self.hparams.distillation(
                 logits, teacher_logits, error_rate, slices
             )
@@ -145,20 +154,21 @@ class SLUBrain(sb.Brain):
             shares.pop("teacher", None)
             others = {f"weight_{name}": value for name, value in shares.items()}
             self.note(batch.size, kd=kd, beta=beta, gamma=gamma, **others)
+        if self.hparams.matching is not None:
+            sentences = self.look_up("sentence", batch.teacher_rows[own])
+            lengths = batch.lengths[own]
+            matching = self.modules.matching(frames[own], lengths, sentences)
+            loss = loss + matching
+            self.note(batch.size, matching=matching)
         self.note(batch.size, loss=loss)
         # Processes average their gradients: weigh by the size of the part.
         _, processes = rank_and_processes()
         return loss * (processes * batch.size / batch.total)
 
-    def look_up_teachers(self, rows):
-        """Logits of this student's teachers, [teachers, batch, values]."""
-        columns = list(self.teacher_logits)
-        return torch.stack(
-            [
-                self.teacher_logits[name][rows[:, columns.index(name)]]
-                for name in self.hparams.teachers
-            ]
-        )
+    def look_up(self, name, rows):
+        """What a table says of the batch's transcripts, [batch, values]."""
+        column = list(self.teacher_logits).index(name)
+        return self.teacher_logits[name][rows[:, column]]
 
     def fit_batch(self, batch):
         """As SpeechBrain's, but nothing waits for the device."""
@@ -220,8 +230,17 @@ class SLUBrain(sb.Brain):
         moving = self.hparams.unfreezing.trains or self.hparams.encoder_dropout
         self.data.encoder.train(training and moving)
 
+    def validates(self, epoch):
+        """Whether an epoch ends with validation; the last one does."""
+        last = epoch == self.hparams.number_of_epochs
+        return last or epoch % self.hparams.valid_every == 0
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        if self.validates(epoch):
+            super()._fit_valid(valid_set, epoch, enable)
+
     def on_stage_end(self, stage, stage_loss, epoch):
-        """Logs and saves after validation."""
+        """Logs every epoch, and saves after validation."""
         if stage == sb.Stage.TRAIN:
             for name, sums in self.sums.items():
                 sums = torch.tensor([float(value) for value in sums])
@@ -230,6 +249,8 @@ class SLUBrain(sb.Brain):
             self.train_stats = self.means()
             self.check_loss_isfinite(torch.tensor(self.train_stats["loss"]))
             self.clock("train_epoch")
+            if not self.validates(epoch):
+                self.log_epoch(epoch, {})
             return
         logits = torch.cat(self.logits).float().cpu().numpy()
         targets = self.dataset.targets[self.indices].numpy()
@@ -242,6 +263,14 @@ class SLUBrain(sb.Brain):
             "loss": self.means()["loss"],
             "error": self.metrics["intent_error"],
         }
+        self.log_epoch(epoch, valid_stats)
+        self.checkpointer.save_and_keep_only(
+            meta={"valid_error": valid_stats["error"], "epoch": epoch},
+            min_keys=["valid_error"],
+        )
+
+    def log_epoch(self, epoch, valid_stats):
+        """Notes an epoch in the log, in TensorBoard and in the history."""
         self.hparams.train_logger.log_stats(
             {"epoch": epoch}, self.train_stats, valid_stats
         )
@@ -254,10 +283,6 @@ class SLUBrain(sb.Brain):
             with SummaryWriter(self.hparams.tensorboard_folder) as writer:
                 for name, value in stats.items():
                     writer.add_scalar(name, value, epoch)
-        self.checkpointer.save_and_keep_only(
-            meta={"valid_error": float(stats["valid_error"]), "epoch": epoch},
-            min_keys=["valid_error"],
-        )
 
     def clock(self, name):
         """Keeps the seconds of the stage that ends."""
@@ -395,8 +420,8 @@ def make_store(hparams, encoder, run_opts):
     )
 
 
-def get_tables(hparams, teachers, run_opts):
-    """The tables of the teachers, by name."""
+def get_tables(hparams, names, run_opts):
+    """The tables of hparams/<name>.yaml, by name."""
     keys = ("data_folder", "csv_folder", "slots", "slot_values", "test_splits")
     keys += ("teacher_folder", "text_encoder")
     overrides = {key: hparams[key] for key in keys}
@@ -406,7 +431,7 @@ def get_tables(hparams, teachers, run_opts):
         name: get_teacher_table(
             folder / f"{name}.yaml", json.dumps(overrides), run_opts
         )
-        for name in teachers
+        for name in names
     }
 
 
@@ -430,8 +455,19 @@ def open_run(folder, text):
     run_on_main(save_yaml, [folder, text])
 
 
-def load_data(hparams, teachers, run_opts):
+def table_names(hparams):
+    """The tables that a student learns from."""
+    sentence = [] if hparams["matching"] is None else ["sentence"]
+    return [*hparams["teachers"], *sentence]
+
+
+def load_data(hparams, tables, run_opts):
     """Prepares all that comes before the student, and times it."""
+    every = hparams["valid_every"]
+    if every != int(every) or every < 1:
+        raise ValueError(
+            f"valid_every is {every}: give a whole number of epochs from 1"
+        )
     seconds = {}
 
     def timed(name, function, *args, **kwargs):
@@ -452,7 +488,7 @@ def load_data(hparams, teachers, run_opts):
         },
     )
     schema = SlotSchema.load(manifests["slots"])
-    tables = timed("teacher", get_tables, hparams, teachers, run_opts)
+    tables = timed("teacher", get_tables, hparams, tables, run_opts)
     encoder = make_encoder(hparams, run_opts["device"])
     store = make_store(hparams, encoder, run_opts)
     datasets = timed(
@@ -461,13 +497,13 @@ def load_data(hparams, teachers, run_opts):
     return Data(manifests, schema, tables, encoder, datasets, seconds)
 
 
-def sources(data, teachers):
-    """Hashes of what a student with these teachers is made from."""
+def sources(data, tables):
+    """Hashes of what a student with these tables is made from."""
     manifest = Path(data.manifests["train"]).read_bytes()
     return {
         "train data": sha256(manifest),
         "encoder": module_fingerprint(data.encoder),
-        "teacher": [data.tables[name].made_from for name in teachers],
+        "teacher": [data.tables[name].made_from for name in tables],
     }
 
 
@@ -481,10 +517,15 @@ def make_brain(hparams, data, run_opts):
         layers=data.encoder.layers,
     )
     modules = {"student": student}
+    if hparams["matching"] is not None:
+        vector_size = data.tables["sentence"].logits.shape[1]
+        modules["matching"] = hparams["matching"](
+            frame_size=student.frame_size, vector_size=vector_size
+        )
     if hparams["unfreezing"].trains:
         modules["encoder"] = data.encoder
     history = TrainingHistory()
-    provenance = Provenance(sources(data, hparams["teachers"]))
+    provenance = Provenance(sources(data, table_names(hparams)))
     hparams["checkpointer"].add_recoverables(
         {
             **modules,
@@ -512,19 +553,25 @@ def make_brain(hparams, data, run_opts):
 
 
 def teacher_logits(hparams, data):
-    """The logits that the tables teach, or a control's in their place."""
+    """What the tables teach, or a control's in its place."""
     logits = {name: table.logits for name, table in data.tables.items()}
-    control, train = hparams["teacher_control"], data.datasets["train"]
+    control = hparams["teacher_control"]
     if control is None:
         return logits
-    for rows, (name, values) in zip(train.teacher_rows.T, logits.items()):
-        known, first = np.unique(rows.numpy(), return_index=True)
-        changed = torch.full_like(values, torch.nan)  # others teach nobody
-        changed[known] = control(
-            values[known], train.targets[first], data.schema.slices
-        )
-        logits[name] = changed
+    for name, (rows, values, targets) in training_rows(data).items():
+        # Other transcripts teach nobody.
+        logits[name] = torch.full_like(logits[name], torch.nan)
+        logits[name][rows] = control(values, targets, data.schema.slices)
     return logits
+
+
+def training_rows(data):
+    """Of each table the rows of training transcripts, values and targets."""
+    train, found = data.datasets["train"], {}
+    for rows, (name, table) in zip(train.teacher_rows.T, data.tables.items()):
+        known, first = np.unique(rows.numpy(), return_index=True)
+        found[name] = known, table.logits[known], train.targets[first]
+    return found
 
 
 def make_loaders(hparams, datasets):
@@ -556,11 +603,19 @@ def write_outputs(hparams, brain, seconds):
     frozen = sum(p.numel() for p in data.encoder.parameters())
     if hparams["unfreezing"].trains:
         frozen = 0
+    rows = training_rows(data)
     facts = {
         **{key: hparams[key] for key in REPORTED_KEYS},
         "n_train": len(data.datasets["train"]),
         "parameters": {"trained": trained, "frozen": frozen},
         "history": brain.history.epochs,
+        "teachers": {
+            name: {
+                "errors": data.tables[name].errors,
+                **beyond_labels(*rows[name][1:], data.schema.slices),
+            }
+            for name in hparams["teachers"]
+        },
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     plot = folder / "learning_curves.png"
@@ -576,7 +631,7 @@ def main(arguments):
     with one_sentence_errors():
         hparams, text = load_hparams(hparams_file, overrides)
         open_run(hparams["output_folder"], text)
-        data = load_data(hparams, hparams["teachers"], run_opts)
+        data = load_data(hparams, table_names(hparams), run_opts)
     brain = make_brain(hparams, data, run_opts)
     train_loader, valid_loader = make_loaders(hparams, data.datasets)
     brain.train_sampler = train_loader.batch_sampler

@@ -43,6 +43,7 @@ from train import (
     make_loaders,
     open_run,
     parse_arguments,
+    table_names,
     write_outputs,
 )
 
@@ -50,8 +51,9 @@ from train import (
 OWN_KEYS = (
     "seed __set_seed shuffle_seed config output_folder save_folder train_log "
     "tensorboard_folder manifest_folder teachers teacher_control kd_distance "
-    "teacher_weights distillation kd_schedule ce_loss number_of_epochs batch_size lr "
-    "test_epoch student opt_class epoch_counter train_logger checkpointer"
+    "teacher_weights distillation kd_schedule matching ce_loss "
+    "number_of_epochs batch_size lr test_epoch student opt_class epoch_counter "
+    "train_logger checkpointer"
 ).split()
 
 
@@ -104,8 +106,8 @@ def main(arguments):
         check_shareable(students, texts)
         for student, text in zip(students, texts):
             open_run(student["output_folder"], text)
-        teachers = dict.fromkeys(n for s in students for n in s["teachers"])
-        data = load_data(students[0], teachers, run_opts)
+        tables = dict.fromkeys(n for s in students for n in table_names(s))
+        data = load_data(students[0], tables, run_opts)
     brains = [make_brain(student, data, run_opts) for student in students]
     orders = {}
     for student in students:

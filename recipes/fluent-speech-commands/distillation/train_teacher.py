@@ -4,6 +4,7 @@
 To run this recipe:
 > python train_teacher.py hparams/teacher.yaml    # [CLS]
 > python train_teacher.py hparams/professor.yaml  # maximum over tokens
+> python train_teacher.py hparams/sentence.yaml   # vectors, not fine-tuned
 
 Source: Cho et al. 2020, sections 3.3 and 4.2.1.
 
@@ -104,9 +105,11 @@ def compute_logits(teacher, transcripts, batch_size=256):
 def train_teacher(hparams, schema, rows, run_opts):
     """Fine-tunes the text encoder on transcripts and returns it."""
     sb.utils.seed.seed_everything(hparams["seed"])
+    # Without training, what is of use are the text encoder's own vectors.
+    trains = hparams["number_of_epochs"] > 0
     teacher = TextTeacher(
         hparams["text_encoder"],
-        schema.num_logits,
+        schema.num_logits if trains else None,
         hparams["pooling"],
         max_length=hparams["max_length"],
     )
@@ -217,6 +220,17 @@ def make_table(hparams, text, schema, splits, made_from, path, run_opts):
     table = TeacherTable(
         transcripts, compute_logits(teacher, transcripts), made_from
     )
+    if hparams["number_of_epochs"] > 0:
+        check_teacher(hparams, table, splits, schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    (path.parent / "errors.json").write_text(json.dumps(table.errors, indent=2))
+    table.save(path)
+    logger.info(f"Table of {len(transcripts)} transcripts: {path}")
+
+
+def check_teacher(hparams, table, splits, schema):
+    """Notes the errors of a teacher; refuses one that would teach mistakes."""
     table.errors = errors_by_split(table, splits, schema)
     shown = ", ".join(f"{k} {v:.2f} %" for k, v in table.errors.items())
     logger.info(f"Error of the {hparams['name']} on transcripts: {shown}")
@@ -233,11 +247,6 @@ def make_table(hparams, text, schema, splits, made_from, path, run_opts):
             f"the {hparams['name']} gives logits that are not finite: lower "
             "its lr"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent / "hyperparams.yaml").write_text(text, encoding="utf-8")
-    (path.parent / "errors.json").write_text(json.dumps(table.errors, indent=2))
-    table.save(path)
-    logger.info(f"Table of {len(transcripts)} transcripts: {path}")
 
 
 if __name__ == "__main__":
