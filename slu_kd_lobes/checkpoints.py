@@ -1,6 +1,7 @@
 """Checkpoints that are never half-written, and pre-trained weights."""
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier
 
 from slu_kd_lobes.hub import no_long_retries, reason_of
 
@@ -52,9 +53,16 @@ class WholeCheckpointer(Checkpointer):
         """
         checkpoint = super().save_checkpoint(*args, **kwargs)
         if checkpoint is not None:
-            part = checkpoint.path / UNFINISHED
-            part.replace(checkpoint.path / METAFNAME)
+            self.name_checkpoint(checkpoint)
+        # Otherwise a process that does not see it yet deletes other ones than
+        # the main process does, and they wait for each other forever.
+        ddp_barrier()
         return checkpoint
+
+    def name_checkpoint(self, checkpoint):
+        """Gives the meta file of a complete checkpoint its name."""
+        part = checkpoint.path / UNFINISHED
+        part.replace(checkpoint.path / METAFNAME)
 
     def save_and_keep_only(self, *args, importance_keys=(), **kwargs):
         """Saves a checkpoint and deletes others; see SpeechBrain's.

@@ -1,6 +1,11 @@
 """Checkpoints that are never half-written."""
 
+import os
+import time
+
 import torch
+import torch.multiprocessing as mp
+from speechbrain.utils.distributed import ddp_barrier
 
 from slu_kd_lobes.checkpoints import WholeCheckpointer
 
@@ -33,3 +38,49 @@ def test_the_best_and_the_last_are_kept(tmp_path):
         )
     kept = [c.meta["error"] for c in checkpointer.list_checkpoints()]
     assert sorted(kept) == [1.0, 4.0]
+
+
+def _save_slowly(rank, folder, kept):
+    """Saves three times; the main process names its checkpoints late."""
+    os.environ["RANK"] = str(rank)  # what SpeechBrain looks at
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    checkpointer = WholeCheckpointer(
+        folder / "save", recoverables={"layer": torch.nn.Linear(1, 1)}
+    )
+    naming = checkpointer.name_checkpoint
+
+    def late(checkpoint):
+        time.sleep(0.5)
+        naming(checkpoint)
+
+    checkpointer.name_checkpoint = late
+    for error in (3.0, 1.0, 2.0):
+        checkpointer.save_and_keep_only(
+            meta={"error": error}, min_keys=["error"]
+        )
+    ddp_barrier()
+    found = checkpointer.list_checkpoints()
+    kept.put(sorted(c.meta["error"] for c in found))
+    ddp_barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_agree_on_what_is_deleted(tmp_path):
+    """Even if the newest checkpoint gets its name late; nobody waits."""
+    spawn = mp.get_context("spawn")
+    kept = spawn.Queue()
+    processes = [
+        spawn.Process(target=_save_slowly, args=(rank, tmp_path, kept))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    waiting = [process for process in processes if process.is_alive()]
+    for process in waiting:
+        process.kill()
+    assert not waiting
+    assert [kept.get(timeout=5) for _ in processes] == [[1.0, 2.0]] * 2

@@ -237,6 +237,42 @@ def test_processes_of_torchrun_give_the_losses_of_one(small, tmp_path):
         assert epoch == pytest.approx(other, rel=1e-4)
 
 
+def test_validates_every_so_many_epochs_and_at_the_end(small, tmp_path):
+    """What is trained is the same; a kill between two is made good."""
+    each, every = tmp_path / "each", tmp_path / "every"
+    options = {**small, "number_of_epochs": 5}
+    run("baseline", {**options, "output_folder": each})
+    options = {**options, "output_folder": every, "valid_every": 3}
+    start = command("baseline", options)
+    process = subprocess.Popen(
+        start, cwd=ROOT, env=environment(), stdout=-3, stderr=-3
+    )
+    log, deadline = every / "train_log.txt", time.monotonic() + 240
+    while not log.is_file() or log.read_text().count("\n") < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run("baseline", options)
+    one, two = (
+        json.loads((folder / "metrics.json").read_text())
+        for folder in (each, every)
+    )
+    assert [row["epoch"] for row in two["history"]] == [1, 2, 3, 4, 5]
+    for row, other in zip(one["history"], two["history"]):
+        if row["epoch"] in (3, 5):
+            assert row == other
+        else:
+            assert "valid_error" not in other
+            assert row["train_loss"] == other["train_loss"]
+    assert one["test"] == two["test"]
+
+
+def test_an_interval_below_one_epoch_is_refused(small, tmp_path):
+    options = {**small, "output_folder": tmp_path / "r", "valid_every": 0}
+    assert "error: valid_every is 0" in run("baseline", options, fails=True)
+
+
 def history_of(folder):
     """Statistics of all epochs, as the last checkpoint has them."""
     paths = (folder / "save").glob("CKPT*/history.ckpt")

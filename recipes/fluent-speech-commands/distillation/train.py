@@ -424,15 +424,15 @@ def get_tables(hparams, names, run_opts):
     """The tables of hparams/<name>.yaml, by name."""
     keys = ("data_folder", "csv_folder", "slots", "slot_values", "test_splits")
     keys += ("teacher_folder", "text_encoder")
-    overrides = {key: hparams[key] for key in keys}
-    overrides.update(hparams["teacher_overrides"])
-    folder = Path(__file__).resolve().parent / "hparams"
-    return {
-        name: get_teacher_table(
+    folder, tables = Path(__file__).resolve().parent / "hparams", {}
+    for name in names:
+        overrides = {key: hparams[key] for key in keys}
+        if name != "sentence":  # which is no teacher, and is not trained
+            overrides.update(hparams["teacher_overrides"])
+        tables[name] = get_teacher_table(
             folder / f"{name}.yaml", json.dumps(overrides), run_opts
         )
-        for name in names
-    }
+    return tables
 
 
 def parse_arguments(arguments):
