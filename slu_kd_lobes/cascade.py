@@ -5,8 +5,6 @@ The reader may be a fine-tuned BERT (`slu_kd_lobes.teachers`), as in Cho et al.
 2020, section 4.1, or the training transcript that is most alike.
 """
 
-import csv
-import io
 import os
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from transformers import pipeline
 
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.features import sha256, weights_hash
-from slu_kd_lobes.files import write_text_atomically
+from slu_kd_lobes.files import read_csv, write_csv
 from slu_kd_lobes.hub import load_interface, readable_source
 
 
@@ -147,10 +145,7 @@ class TranscriptStore:
         """
         texts = {}
         if self.path.is_file():
-            with open(self.path, encoding="utf-8", newline="") as file:
-                texts = {
-                    row["audio"]: row["text"] for row in csv.DictReader(file)
-                }
+            texts = {row["audio"]: row["text"] for row in read_csv(self.path)}
         keys = [sha256(Path(wav).read_bytes()) for wav in wavs]
         missing = [i for i, key in enumerate(keys) if key not in texts]
         missing.sort(key=lambda i: os.stat(wavs[i]).st_size)
@@ -169,11 +164,8 @@ class TranscriptStore:
         return [texts[key] for key in keys]
 
     def _save(self, texts):
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["audio", "text"])
-        writer.writerows(sorted(texts.items()))
-        write_text_atomically(self.path, out.getvalue())
+        rows = [{"audio": a, "text": text} for a, text in sorted(texts.items())]
+        write_csv(self.path, rows)
 
 
 class NearestTranscript:

@@ -1,5 +1,7 @@
 """Files that are never half-written, and folders that can take them."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -124,3 +126,44 @@ def write_json(path, content):
     {'n': 1}
     """
     write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_csv(path):
+    """Rows of a CSV file with a header.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Returns
+    -------
+    list of dict
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path, rows):
+    """Writes rows as CSV with a header, whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+    rows : list of dict
+        A row may lack columns of others.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.csv"
+    >>> write_csv(path, [{"path": "a.wav"}, {"path": "b.wav", "size": "1"}])
+    >>> path.read_text()
+    'path,size\\na.wav,\\nb.wav,1\\n'
+    >>> read_csv(path)[1]
+    {'path': 'b.wav', 'size': '1'}
+    """
+    names = dict.fromkeys(key for row in rows for key in row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomically(path, out.getvalue())

@@ -5,7 +5,6 @@ the weights (``*.ckpt``), ``custom_interface.py`` for SpeechBrain's
 ``foreign_class``, ``requirements.txt`` and ``README.md``, the model card.
 """
 
-import csv
 import io
 import json
 import re
@@ -18,7 +17,7 @@ import torch
 
 from slu_kd_lobes.checkpoints import WholeCheckpointer, load_pretrained
 from slu_kd_lobes.features import module_fingerprint
-from slu_kd_lobes.files import check_writable
+from slu_kd_lobes.files import check_writable, read_csv
 from slu_kd_lobes.hparams import load_hparams, object_yaml, plain_values
 from slu_kd_lobes.interface import package_hash
 from slu_kd_lobes.metrics import rejection_threshold
@@ -151,8 +150,7 @@ def rejection_of(path, schema, keep):
         ``n_valid``, ``kept`` (percent of the right answers), ``wrong`` and
         ``caught``, the wrong answers and those that are rejected.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path)
     probabilities = np.ones(len(rows))
     right = np.ones(len(rows), dtype=bool)
     for name in schema.names:

@@ -189,6 +189,9 @@ def test_report_says_what_the_runs_left(reported):
     assert "1.25" in text  # the paper's
     assert "### elsewhere\n\nThe corpus lacks it." in text
     assert "by speaker" in text and "by length" in text
+    knows = text.split("### What the teachers say beyond the labels")[1]
+    assert "| whole | teacher | 1 |" in knows  # two seeds share one
+    assert "| half | teacher | 2 |" in knows  # of two draws
 
 
 def test_report_in_html_needs_no_other_file(reported):

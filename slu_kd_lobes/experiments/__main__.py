@@ -87,7 +87,7 @@ def main(arguments):
                 options.data_folder,
                 options.csv_folder,
                 overrides,
-                results / "noisy",
+                results,
             )
             for matrix in matrices
         ]

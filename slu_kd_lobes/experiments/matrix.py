@@ -25,6 +25,7 @@ from pathlib import Path
 import yaml
 
 from slu_kd_lobes.experiments.noise import noisy_corpus
+from slu_kd_lobes.experiments.wordings import hold_out_wordings
 from slu_kd_lobes.features import sha256
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Matrix:
         By name: overrides, and perhaps ``draws`` (how many), ``seeds``, and
         ``noise`` with a test ``split`` and ``levels``, signal-to-noise ratios
         in dB and ``room``: copies of it under these are further test sets.
+        ``held_out`` is a share of the wordings, others in each draw, that
+        training lacks; validation and the test set ``held_out`` have them.
     reference : str
         The system that the others are tested against.
     seeds : list of int
@@ -79,7 +82,8 @@ class Matrix:
     variables : dict
         Texts that stand for ``<name>`` in overrides, and can be replaced.
     tests : list or None
-        The test sets that are shown; None shows all.
+        The test sets that are shown, or ``valid``, to choose on; None shows
+        all test sets.
     breakdown : bool
         Whether errors are shown by slot, speaker and length as well.
     about : str
@@ -202,7 +206,7 @@ def read_matrix(path):
     return matrix
 
 
-def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
+def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
     """Every run of a matrix.
 
     Arguments
@@ -214,8 +218,8 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
         CSV files of conditions that name none.
     overrides : dict or None
         Of all runs, or variables of the matrix; they win.
-    noisy : str or Path or None
-        Where corpora with noisy test sets go.
+    made : str or Path or None
+        Where corpora with noisy test sets and held-out wordings go.
 
     Returns
     -------
@@ -246,12 +250,27 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
         place = data_folder, Path(data_folder) / own if own else csv_folder
         noise = condition.pop("noise", None)
         if noise:
-            place = noisy_corpus(*place, noise["levels"], noise["split"], noisy)
-        for key, value in zip(("data_folder", "csv_folder"), place):
-            if value is not None:
-                condition[key] = str(value)
+            folder = Path(made) / "noisy"
+            place = noisy_corpus(
+                *place, noise["levels"], noise["split"], folder
+            )
+        held_out = condition.pop("held_out", None)
+        places = dict.fromkeys(draws, place)
+        if held_out is not None:
+            slots = overrides.get("slots", matrix.overrides.get("slots"))
+            for draw in draws:
+                csvs = hold_out_wordings(
+                    *place,
+                    _slots(slots),
+                    held_out,
+                    draw,
+                    Path(made) / "held_out",
+                )
+                places[draw] = place[0], csvs
         for system, draw, seed in product(systems, draws, seeds):
             facts = matrix.systems[system]
+            own = zip(("data_folder", "csv_folder"), places[draw])
+            condition |= {k: str(v) for k, v in own if v is not None}
             keys = {
                 **matrix.overrides,
                 **condition,
@@ -280,6 +299,19 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, noisy=None):
                 )
             )
     return runs
+
+
+def _slots(given):
+    """Names of the slots, of a list or of its text on a command line.
+
+    Example
+    -------
+    >>> _slots("[drink, size]"), _slots(None)
+    (['drink', 'size'], ['action', 'object', 'location'])
+    """
+    if isinstance(given, str):
+        given = yaml.safe_load(given)
+    return given or ["action", "object", "location"]
 
 
 def _word(name):

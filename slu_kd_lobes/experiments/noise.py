@@ -5,7 +5,6 @@ original, by links, so students are trained on clean speech and tested on both
 in one run.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.features import sha256
-from slu_kd_lobes.files import check_writable
+from slu_kd_lobes.files import check_writable, read_csv, write_csv
 
 SUFFIX = "_data.csv"
 TABLES = "csv_with_noise"  # folder of the CSV files
@@ -161,8 +160,7 @@ def noisy_corpus(data_folder, csv_folder, conditions, split, folder):
         raise FileNotFoundError(
             f"there is no test set {source} to add noise to"
         )
-    with open(source, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(source)
     stats = []
     for number, row in enumerate(rows, 2):
         path = data_folder / row.get("path", "")
@@ -206,8 +204,4 @@ def _write_corpus(folder, data_folder, texts, rows, conditions):
             wav = corrupt(wav, condition, row["path"])
             audio_io.save(folder / path, wav.unsqueeze(0), 16000)
             copies.append({**row, "path": str(path)})
-        path = folder / TABLES / f"{name}{SUFFIX}"
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, copies[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(copies)
+        write_csv(folder / TABLES / f"{name}{SUFFIX}", copies)

@@ -1,6 +1,5 @@
 """What finished runs say: errors of every item, and comparisons of systems."""
 
-import csv
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from slu_kd_lobes.experiments.statistics import (
     paired_difference,
     wilson_interval,
 )
+from slu_kd_lobes.files import read_csv
 
 
 @dataclass
@@ -53,9 +53,9 @@ class Outcome:
         return self._items[split]
 
     def _read(self, split):
-        predictions = _rows(self.folder / f"predictions_{split}.csv")
+        predictions = read_csv(self.folder / f"predictions_{split}.csv")
         predictions.sort(key=lambda row: row["ID"])
-        about = _rows(self.manifests / f"{split}.csv")
+        about = read_csv(self.manifests / f"{split}.csv")
         about = {row["ID"]: row for row in about}
         names = [
             n[: -len("_true")] for n in predictions[0] if n.endswith("_true")
@@ -82,11 +82,6 @@ class Outcome:
                 [float(about[row["ID"]]["duration"]) for row in predictions]
             ),
         }
-
-
-def _rows(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def read_outcomes(runs, jobs):

@@ -1,11 +1,10 @@
 """RESULTS.md, runs.csv, plots and one HTML file from finished runs."""
 
 import base64
-import csv
 import html
-import io
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import markdown
@@ -22,7 +21,7 @@ from slu_kd_lobes.experiments.outcomes import (
     summarise,
 )
 from slu_kd_lobes.experiments.statistics import risk_coverage
-from slu_kd_lobes.files import write_text_atomically
+from slu_kd_lobes.files import write_csv, write_text_atomically
 from slu_kd_lobes.report import save_figure
 
 #: What follows this line in RESULTS.md is kept.
@@ -40,6 +39,14 @@ interval of the difference when speakers are drawn anew (bootstrap). *McNemar*:
 exact, on the same utterances; median p of the pairs of runs. *NLL* and *ECE*:
 negative log likelihood in nats and expected calibration error. A difference
 whose intervals hold 0 is not shown to be one."""
+
+
+TEACHERS = """\
+*Beyond two numbers*: share of the variance of a teacher's logits, over the
+training transcripts, that is left when one number stands for the true values
+and another for the rest. *Beyond the intent*: when the mean over the
+transcripts of an intent stands for each; all that a teacher says of a single
+wording."""
 
 
 COLUMNS = (
@@ -155,12 +162,7 @@ def write_runs(path, outcomes):
             row["nll"] = metrics["test"]["nll"]
             row["ece"] = metrics["test"]["ece"]
         rows.setdefault((outcome.folder, run.system, run.condition), row)
-    names = dict.fromkeys(key for row in rows.values() for key in row)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    write_text_atomically(path, out.getvalue())
+    write_csv(path, list(rows.values()))
 
 
 def test_sets(matrix, found):
@@ -168,8 +170,8 @@ def test_sets(matrix, found):
     for outcome in found:
         if outcome.metrics:
             sets = outcome.metrics["intent_error_by_epoch"]["last"]
-            names = [name for name in sets if name != "valid"]
-            return [n for n in names if n in (matrix.tests or names)]
+            tests = [name for name in sets if name != "valid"]
+            return [name for name in sets if name in (matrix.tests or tests)]
     return []
 
 
@@ -209,15 +211,80 @@ def section(matrix, outcomes, configs="hparams"):
             lines += [
                 f"### {condition}: `{split}`",
                 "",
-                f"{sizes} training utterances; {items:,} test "
-                f"utterances. Reference: {matrix.reference}.",
+                f"{sizes} training utterances; {items:,} "
+                f"utterances in `{split}`. Reference: {matrix.reference}.",
                 "",
                 *_table(rows, COLUMNS),
                 "",
             ]
         if matrix.breakdown and splits:
             lines += breakdown(matrix, own, splits[0])
+    rows = teacher_rows(outcomes)
+    if rows:
+        lines += ["### What the teachers say beyond the labels", ""]
+        lines += [TEACHERS, "", *_table(rows), ""]
     return "\n".join(lines)
+
+
+def teacher_rows(outcomes):
+    """One row a teacher of a condition: its errors, and what it knows.
+
+    Arguments
+    ---------
+    outcomes : dict
+        As `read_outcomes` gives them.
+
+    Returns
+    -------
+    list of dict
+        Text by column; runs that name no teacher have none.
+    """
+    found = defaultdict(list)
+    for (condition, _), runs in outcomes.items():
+        for metrics in (o.metrics for o in runs if o.metrics):
+            main = metrics["main_test"]
+            for name, said in metrics.get("teachers", {}).items():
+                # Systems and seeds share them: each counts once.
+                numbers = (
+                    said["errors"]["train"],
+                    said["errors"][main],
+                    said["beyond_values"],
+                    said["beyond_intent"],
+                )
+                if numbers not in found[condition, name]:
+                    found[condition, name].append(numbers)
+    titles = (
+        "wrong, training transcripts %",
+        "wrong, test transcripts %",
+        "beyond two numbers %",
+        "beyond the intent %",
+    )
+    return [
+        {
+            "condition": condition,
+            "teacher": name,
+            "training sets": str(len(teachers)),
+            **{
+                title: _mean_and_range(values)
+                for title, values in zip(titles, zip(*teachers))
+            },
+        }
+        for (condition, name), teachers in found.items()
+    ]
+
+
+def _mean_and_range(values):
+    """A mean, and the range where there is one.
+
+    Example
+    -------
+    >>> _mean_and_range([1.0, 2.0]), _mean_and_range([0.5, 0.5])
+    ('1.50 (1.00–2.00)', '0.50')
+    """
+    mean = f"{np.mean(values):.2f}"
+    if max(values) == min(values):
+        return mean
+    return f"{mean} ({min(values):.2f}–{max(values):.2f})"
 
 
 def results_rows(matrix, condition, own, split, configs):

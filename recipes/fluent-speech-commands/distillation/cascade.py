@@ -15,7 +15,6 @@ Authors
  * slu_kd_lobes authors
 """
 
-import csv
 import json
 import sys
 import time
@@ -26,6 +25,7 @@ import torch
 from prepare import prepare_fsc
 
 from slu_kd_lobes.cascade import NearestTranscript, TranscriptStore
+from slu_kd_lobes.files import read_csv
 from slu_kd_lobes.hparams import load_hparams, one_sentence_errors
 from slu_kd_lobes.metrics import slot_metrics
 from slu_kd_lobes.report import write_results
@@ -60,15 +60,11 @@ def prepare(hparams):
         "valid": manifests["valid"],
     }.items():
         root = str(hparams["data_folder"])
-        wavs = [row["wav"].replace("$data_root", root) for row in rows_of(path)]
+        wavs = [
+            row["wav"].replace("$data_root", root) for row in read_csv(path)
+        ]
         transcripts[name] = store.load(wavs)
     return manifests, transcripts
-
-
-def rows_of(manifest):
-    """Rows of a manifest."""
-    with open(manifest, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def make_reader(hparams, schema, known, run_opts):
@@ -103,7 +99,7 @@ def main(arguments):
     results, exact = {}, {}
     paths = {**manifests["tests"], "valid": manifests["valid"]}
     for name, path in paths.items():
-        rows = rows_of(path)
+        rows = read_csv(path)
         texts = [normalise_transcript(heard) for heard in transcripts[name]]
         logits = reader(texts).numpy()
         targets = torch.tensor([schema.encode(row) for row in rows]).numpy()
@@ -115,7 +111,7 @@ def main(arguments):
         exact[name] = round(100 * right / len(rows), 4)
     facts = {
         **{key: hparams[key] for key in REPORTED_KEYS},
-        "n_train": len(rows_of(manifests["train"])),
+        "n_train": len(read_csv(manifests["train"])),
         "exact_transcripts": exact,
         "history": [],
         "seconds": {"train": round(trained, 3)},

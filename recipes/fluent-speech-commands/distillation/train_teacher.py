@@ -12,7 +12,6 @@ Authors
  * slu_kd_lobes authors
 """
 
-import csv
 import json
 import logging
 import sys
@@ -27,6 +26,7 @@ from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.distillation import intent_errors
 from slu_kd_lobes.features import sha256
+from slu_kd_lobes.files import read_csv
 from slu_kd_lobes.hparams import load_hparams, one_sentence_errors, plain_values
 from slu_kd_lobes.slots import SlotSchema
 from slu_kd_lobes.teachers import (
@@ -61,10 +61,9 @@ class TeacherBrain(sb.Brain):
 def read_transcripts(manifest, schema):
     """Different transcripts of a manifest with the slots of their first row."""
     rows = {}
-    with open(manifest, encoding="utf-8", newline="") as f:
-        for row in csv.DictReader(f):
-            text = normalise_transcript(row["transcription"])
-            rows.setdefault(text, schema.encode(row))
+    for row in read_csv(manifest):
+        text = normalise_transcript(row["transcription"])
+        rows.setdefault(text, schema.encode(row))
     return dict(sorted(rows.items()))
 
 
