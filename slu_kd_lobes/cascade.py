@@ -47,7 +47,9 @@ class TransformerRecogniser:
                 device=device,
                 dtype=torch.float32,
             )
-        model = self.pipeline.model
+        model, tokenizer = self.pipeline.model, self.pipeline.tokenizer
+        if tokenizer.pad_token is None:  # the pipeline would refuse batches
+            tokenizer.pad_token = tokenizer.eos_token
         self.options = {}
         if model.can_generate():
             self.options["generate_kwargs"] = {"num_beams": num_beams}

@@ -6,12 +6,15 @@ import pytest
 import torch
 from running import CORPUS, error_of_predictions, run
 
+from slu_kd_lobes.audio import read_waveform
 from slu_kd_lobes.cascade import (
     NearestTranscript,
     SpeechBrainRecogniser,
     TranscriptStore,
     TransformerRecogniser,
 )
+from slu_kd_lobes.files import read_csv
+from slu_kd_lobes.text import normalise_transcript
 
 SLICES = {"action": slice(0, 2), "object": slice(2, 5)}
 
@@ -40,6 +43,17 @@ def test_recognisers_write_a_text_for_each_utterance(recogniser, asr):
         assert len(texts) == 2 and all(isinstance(x, str) for x in texts)
         assert texts == model(wavs)
         assert len(model.fingerprint) == 64
+
+
+def test_real_whisper_hears_a_batch(shared):
+    """Its tokenizer has no token to pad with; what is heard is as alone."""
+    rows = read_csv(CORPUS / "data" / "test_data.csv")[:2]
+    wavs = [read_waveform(CORPUS / row["path"], 16000) for row in rows]
+    model = TransformerRecogniser(str(shared / "models" / "whisper-tiny.en"))
+    texts = model(wavs)
+    assert texts == [model([wav])[0] for wav in wavs]
+    said = [normalise_transcript(row["transcription"]) for row in rows]
+    assert [normalise_transcript(text) for text in texts] == said
 
 
 def test_names_that_cannot_be_had_are_refused(tmp_path, asr):
