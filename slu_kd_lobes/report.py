@@ -79,7 +79,7 @@ def plot_learning_curves(history, path):
     """
     panels = {
         "intent error (%)": ["train_error", "valid_error"],
-        "loss": ["train_ce", "train_kd"],
+        "loss": ["train_ce", "train_kd", "train_matching"],
         "weight": ["train_beta", "train_gamma"],
     }
     labels = {
@@ -87,6 +87,7 @@ def plot_learning_curves(history, path):
         "valid_error": "valid",
         "train_ce": "cross entropy",
         "train_kd": "distillation",
+        "train_matching": "utterance matching",
         "train_beta": "β: weight of distillation",
         "train_gamma": "γ: share of the professor",
     }

@@ -1,9 +1,12 @@
 """Validation has wordings that training lacks, and nothing else changes."""
 
 import csv
+from pathlib import Path
 
 import pytest
+from running import ROOT
 
+from slu_kd_lobes.experiments.execution import load_script
 from slu_kd_lobes.experiments.matrix import read_matrix, runs_of
 from slu_kd_lobes.experiments.wordings import choose_wordings, hold_out_wordings
 from slu_kd_lobes.files import read_csv
@@ -37,6 +40,12 @@ def hold_out(corpus, share=0.4, seed=0):
     )
 
 
+def find_tests(folder):
+    recipe = ROOT / "recipes" / "fluent-speech-commands"
+    prepare = load_script(str(recipe / "prepare.py"))
+    return prepare._find_tests(Path(folder))
+
+
 def texts_of(folder, split):
     return {r["transcription"] for r in read_csv(f"{folder}/{split}_data.csv")}
 
@@ -48,9 +57,11 @@ def test_training_and_validation_share_no_wording(corpus):
     assert len(valid) == 2 and len(train) == 5 and not train & valid
     everything = {text for texts in TEXTS.values() for text in texts}
     assert train | valid == everything == texts_of(made, "test")
-    assert texts_of(made, "held_out") == valid
-    paths = [row["path"] for row in read_csv(f"{made}/held_out_data.csv")]
+    assert texts_of(made, "held_out_test") == valid
+    paths = [row["path"] for row in read_csv(f"{made}/held_out_test_data.csv")]
     assert all(path.startswith("train/") for path in paths)
+    # The recipe takes it for what it is.
+    assert find_tests(made) == ["test", "held_out_test"]
     assert hold_out(corpus, 0.3) == made
     assert len({hold_out(corpus, 0.3, seed) for seed in range(9)}) > 1
 

@@ -73,7 +73,7 @@ class Matrix:
         ``noise`` with a test ``split`` and ``levels``, signal-to-noise ratios
         in dB and ``room``: copies of it under these are further test sets.
         ``held_out`` is a share of the wordings, others in each draw, that
-        training lacks; validation and the test set ``held_out`` have them.
+        training lacks; validation and the test set ``held_out_test`` have them.
     reference : str
         The system that the others are tested against.
     seeds : list of int

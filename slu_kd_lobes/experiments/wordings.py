@@ -13,7 +13,7 @@ from slu_kd_lobes.features import sha256
 from slu_kd_lobes.files import read_csv, write_csv
 from slu_kd_lobes.text import normalise_transcript
 
-HELD_OUT = "held_out_data.csv"
+HELD_OUT = "held_out_test_data.csv"
 
 
 def wording(row):
@@ -58,7 +58,7 @@ def choose_wordings(intents, share, seed):
 def hold_out_wordings(data_folder, csv_folder, slots, share, seed, folder):
     """CSV files whose validation has only wordings that training lacks.
 
-    What the training voices say in these wordings is a test set ``held_out``.
+    What the training voices say in these wordings is a test set ``held_out_test``.
     The other test sets stay as they are.
 
     Arguments

@@ -236,6 +236,7 @@ class SLUBrain(sb.Brain):
         return last or epoch % self.hparams.valid_every == 0
 
     def _fit_valid(self, valid_set, epoch, enable):
+        # Brain.fit offers no other place to leave validation out.
         if self.validates(epoch):
             super()._fit_valid(valid_set, epoch, enable)
 
