@@ -114,7 +114,7 @@ class OneHot:
         return fake
 
 
-def beyond_labels(logits, targets, slices):
+def beyond_labels(logits, targets, slices=None):
     """How much a teacher says that its labels do not.
 
     Arguments
@@ -123,16 +123,16 @@ def beyond_labels(logits, targets, slices):
         Of each transcript, [transcripts, values].
     targets : torch.Tensor
         True values of each, [transcripts, slots].
-    slices : dict
-        Columns of each slot.
+    slices : dict or None
+        Columns of each slot; None if these are no logits but vectors.
 
     Returns
     -------
     dict
-        Percent of the logits' variance that is left when two numbers stand
-        for them, one for true values and one for others (`beyond_values`),
-        and when their mean over the transcripts of an intent does
-        (`beyond_intent`).
+        Percent of the variance that is left when the mean over the
+        transcripts of an intent stands for each (`beyond_intent`), and, of
+        logits, when two numbers do, one for true values and one for others
+        (`beyond_values`).
 
     Example
     -------
@@ -140,11 +140,13 @@ def beyond_labels(logits, targets, slices):
     >>> beyond_labels(
     ...     logits, torch.tensor([[0], [1], [1]]), {"object": slice(0, 2)}
     ... )
-    {'beyond_values': 14.2857, 'beyond_intent': 10.7143}
+    {'beyond_intent': 10.7143, 'beyond_values': 14.2857}
     """
     logits = logits.double()
     variance = (logits - logits.mean(0)).square().sum()
-    controls = {"beyond_values": OneHot(), "beyond_intent": IntentMeans()}
+    controls = {"beyond_intent": IntentMeans()}
+    if slices is not None:
+        controls["beyond_values"] = OneHot()
     return {
         name: round(
             float(

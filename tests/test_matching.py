@@ -71,5 +71,7 @@ def test_matching_joins_the_loss_and_nothing_else_changes(small, tmp_path):
     # As it is: overrides of the teachers, such as their epochs, leave it.
     assert vectors.shape[1] == 384
     said = metrics["teachers"]
-    assert list(said) == ["teacher"]
-    assert 0 < said["teacher"]["beyond_intent"] < 100
+    assert list(said) == ["teacher", "sentence"]
+    for knows in said.values():
+        assert 0 < knows["beyond_intent"] < 100
+    assert "beyond_values" not in said["sentence"]

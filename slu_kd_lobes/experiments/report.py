@@ -165,7 +165,7 @@ def write_runs(path, outcomes):
     write_csv(path, list(rows.values()))
 
 
-def test_sets(matrix, found):
+def shown_sets(matrix, found):
     """Test sets of a condition's runs that the matrix shows."""
     for outcome in found:
         if outcome.metrics:
@@ -197,7 +197,7 @@ def section(matrix, outcomes, configs="hparams"):
             if place == condition
         }
         everything = [o for runs in own.values() for o in runs]
-        splits = test_sets(matrix, everything)
+        splits = shown_sets(matrix, everything)
         if not splits:
             reason = "No run is finished." if own else "The corpus lacks it."
             lines += [f"### {condition}", "", reason, ""]
@@ -245,10 +245,11 @@ def teacher_rows(outcomes):
             main = metrics["main_test"]
             for name, said in metrics.get("teachers", {}).items():
                 # Systems and seeds share them: each counts once.
+                # Sentence vectors name no values, and so make no errors.
                 numbers = (
-                    said["errors"]["train"],
-                    said["errors"][main],
-                    said["beyond_values"],
+                    said["errors"].get("train"),
+                    said["errors"].get(main),
+                    said.get("beyond_values"),
                     said["beyond_intent"],
                 )
                 if numbers not in found[condition, name]:
@@ -280,7 +281,11 @@ def _mean_and_range(values):
     -------
     >>> _mean_and_range([1.0, 2.0]), _mean_and_range([0.5, 0.5])
     ('1.50 (1.00–2.00)', '0.50')
+    >>> _mean_and_range([None])
+    ''
     """
+    if None in values:
+        return ""
     mean = f"{np.mean(values):.2f}"
     if max(values) == min(values):
         return mean

@@ -613,9 +613,12 @@ def write_outputs(hparams, brain, seconds):
         "teachers": {
             name: {
                 "errors": data.tables[name].errors,
-                **beyond_labels(*rows[name][1:], data.schema.slices),
+                **beyond_labels(
+                    *rows[name][1:],
+                    data.schema.slices if name in hparams["teachers"] else None,
+                ),
             }
-            for name in hparams["teachers"]
+            for name in table_names(hparams)
         },
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
