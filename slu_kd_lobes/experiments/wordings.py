@@ -58,8 +58,8 @@ def choose_wordings(intents, share, seed):
 def hold_out_wordings(data_folder, csv_folder, slots, share, seed, folder):
     """CSV files whose validation has only wordings that training lacks.
 
-    What the training voices say in these wordings is a test set ``held_out_test``.
-    The other test sets stay as they are.
+    What the training voices say in these wordings is a test set
+    ``held_out_test``. The other test sets stay as they are.
 
     Arguments
     ---------
