@@ -16,12 +16,23 @@ from running import CORPUS, ROOT, environment, metrics_of, run
 from scipy import stats
 from speechbrain.dataio import audio_io
 
-from slu_kd_lobes.experiments.matrix import read_matrix, runs_of
+from slu_kd_lobes.experiments.matrix import (
+    Run,
+    check_tests,
+    read_matrix,
+    runs_of,
+)
 from slu_kd_lobes.experiments.noise import (
     condition_name,
     corrupt,
     noisy_corpus,
     room_response,
+)
+from slu_kd_lobes.experiments.outcomes import (
+    Outcome,
+    compare,
+    shares,
+    summarise,
 )
 from slu_kd_lobes.experiments.statistics import (
     bootstrap_difference,
@@ -275,7 +286,22 @@ def test_what_is_wrong_in_a_matrix_is_said(tmp_path, change, said):
     assert str(path) in str(error.value)
 
 
+def test_a_test_set_that_no_run_has_is_refused(tmp_path):
+    for split in ("train", "valid", "noise_test"):
+        (tmp_path / f"{split}.csv").touch()
+    matrix = read_matrix(write_matrix(tmp_path))
+    matrix.tests = ["valid", "noise_test"]
+    check_tests(matrix, [tmp_path])
+    matrix.tests = ["valid", "train"]
+    said = "no condition has a set 'train'; there are noise_test, valid"
+    with pytest.raises(ValueError, match=said):
+        check_tests(matrix, [tmp_path])
+
+
 def test_bad_input_is_one_sentence(small, tmp_path):
+    write_matrix(tmp_path, "tests: [valid, nowhere]\n" + MATRIX)
+    said = "tiny.yaml: tests: no condition has a set 'nowhere'; there are"
+    assert said in run_experiments(small, tmp_path, fails=True)
     write_matrix(tmp_path)
     for option, said in (
         ("--data_folder=nowhere", "row 2: there is no audio file"),
@@ -426,6 +452,46 @@ def test_paired_difference_by_hand():
     assert one["difference"] == -2.0 and np.isnan(one["p"])
     same = paired_difference([1.0, 1.0], [1.0, 1.0])
     assert same["p"] == 1.0
+
+
+def outcome_of(draw, wrong, speakers):
+    """An outcome whose items are given."""
+    run = Run("a system", "a condition", draw, 1, "train.py", (), "")
+    block = {"n": len(wrong), "nll": 0.5, "ece": 0.1}
+    block["intent_error"] = 100 * sum(wrong) / len(wrong)
+    errors = {epoch: {"test": 0.0} for epoch in ("last", "best")}
+    metrics = {"main_test": "test", "test": block}
+    metrics["intent_error_by_epoch"] = errors
+    items = {
+        "wrong": np.array(wrong, bool),
+        "speaker": speakers,
+        "wording": ["x", "y"] * (len(wrong) // 2),
+    }
+    return Outcome(run, None, None, metrics, {"test": items})
+
+
+def test_draws_with_test_sets_of_their_own():
+    """By hand: 2 of 4 and 3 of 8 wrong, against 1 of 4 and 1 of 8."""
+    voices = ["a"] * 4, ["a"] * 4 + ["b"] * 4
+    own = [
+        outcome_of(0, [1, 1, 0, 0], voices[0]),
+        outcome_of(1, [1, 1, 0, 0, 1, 0, 0, 0], voices[1]),
+    ]
+    reference = [
+        outcome_of(0, [1, 0, 0, 0], voices[0]),
+        outcome_of(1, [1, 0, 0, 0, 0, 0, 0, 0], voices[1]),
+    ]
+    found = summarise(own, "test")
+    assert found["mean"] == pytest.approx((50 + 37.5) / 2)
+    assert (found["items"], found["wrong"]) == (6, 2.5)
+    test = compare(own, reference, "test")
+    assert test["difference"] == pytest.approx((25 + 25) / 2)
+    # 2 of 8 utterances of one speaker differ, 1 of 4 of the other; 1 of 6 of
+    # one wording, 2 of 6 of the other.
+    assert test["speakers"] == pytest.approx((25, 25))
+    assert test["wordings"] == pytest.approx((100 / 6, 200 / 6))
+    by_speaker = shares(own, "test", lambda items: items["speaker"])
+    assert by_speaker == {"a": (50.0, 4), "b": (25.0, 2)}
 
 
 def test_risk_at_full_coverage_is_the_error_rate():

@@ -12,6 +12,7 @@ Stopped at any moment, the same command goes on. What else is given, such as
 import argparse
 import logging
 import sys
+from itertools import islice
 from pathlib import Path
 
 import joblib
@@ -23,7 +24,11 @@ from slu_kd_lobes.experiments.execution import (
     local_pool,
     ray_pool,
 )
-from slu_kd_lobes.experiments.matrix import read_matrix, runs_of
+from slu_kd_lobes.experiments.matrix import (
+    check_tests,
+    read_matrix,
+    runs_of,
+)
 from slu_kd_lobes.experiments.outcomes import read_outcomes
 from slu_kd_lobes.experiments.report import write_report
 from slu_kd_lobes.hparams import one_sentence_errors, split_overrides
@@ -93,14 +98,15 @@ def main(arguments):
         ]
         everything = [run for part in runs for run in part]
         jobs = identify_all(everything, options.recipe, results)
+        left = iter(jobs)
+        jobs_of = [list(islice(left, len(part))) for part in runs]
+        for matrix, own in zip(matrices, jobs_of):
+            check_tests(matrix, {job["manifests"] for job in own})
         pool = local_pool(options.workers)
         if options.ray_address:
             pool = ray_pool(options.ray_address)
         failed = {} if options.only_report else execute_all(jobs, pool)
-    outcomes = []
-    for part in runs:
-        own, jobs = jobs[: len(part)], jobs[len(part) :]
-        outcomes.append(read_outcomes(part, own))
+    outcomes = [read_outcomes(*each) for each in zip(runs, jobs_of)]
     for path in write_report(options.report, matrices, outcomes):
         print(path)
     if failed:

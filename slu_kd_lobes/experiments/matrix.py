@@ -301,6 +301,32 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
     return runs
 
 
+def check_tests(matrix, folders):
+    """Refuses a test set that no run of a matrix has.
+
+    Arguments
+    ---------
+    matrix : Matrix
+    folders : list of Path
+        Of the manifests of its runs.
+
+    Raises
+    ------
+    ValueError
+        If one of `matrix.tests` is in none of the folders.
+    """
+    sets = sorted(
+        {p.stem for folder in folders for p in Path(folder).glob("*.csv")}
+        - {"train"}
+    )
+    for name in matrix.tests or []:
+        if sets and name not in sets:
+            raise ValueError(
+                f"{matrix.name}.yaml: tests: no condition has a set '{name}'; "
+                f"there are {', '.join(sets)}"
+            )
+
+
 def _slots(given):
     """Names of the slots, of a list or of its text on a command line.
 

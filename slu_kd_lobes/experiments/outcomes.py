@@ -45,8 +45,8 @@ class Outcome:
         -------
         dict
             ``wrong``, [items]; ``confidence``, [items]; ``slots``, whether
-            each slot is wrong, by name; ``speaker`` and ``duration`` in
-            seconds; all in the order of the utterances' names.
+            each slot is wrong, by name; ``speaker``, ``wording``;
+            ``duration`` in seconds; all in the order of the utterances' names.
         """
         if split not in self._items:
             self._items[split] = self._read(split)
@@ -78,6 +78,9 @@ class Outcome:
             "confidence": np.prod(probabilities, axis=1),
             "slots": slots,
             "speaker": [about[row["ID"]]["spk_id"] for row in predictions],
+            "wording": [
+                about[row["ID"]]["transcription"] for row in predictions
+            ],
             "duration": np.array(
                 [float(about[row["ID"]]["duration"]) for row in predictions]
             ),
@@ -129,8 +132,9 @@ def summarise(outcomes, split):
     if not blocks:
         return None
     errors = [block["intent_error"] for block in blocks]
-    items = blocks[0]["n"]
-    wrong = float(np.mean(errors)) * items / 100
+    # Runs of different draws may have different items.
+    items = round(np.mean([block["n"] for block in blocks]))
+    wrong = float(np.mean([b["intent_error"] * b["n"] for b in blocks])) / 100
     low, high = wilson_interval(round(wrong), items)
     by_epoch = [
         o.metrics["intent_error_by_epoch"]["best"][split]
@@ -167,8 +171,9 @@ def compare(outcomes, reference, split):
     -------
     dict or None
         What `paired_difference` gives (system minus reference), ``pairs``,
-        ``mcnemar`` (the median p of the pairs), ``speakers`` (the interval of
-        the difference over speakers). None if no pair is there.
+        ``mcnemar`` (the median p of the pairs), ``speakers`` and
+        ``wordings`` (the interval of the difference over these). None if no
+        pair is there.
     """
     others = {(o.run.draw, o.run.seed): o for o in reference if o.block(split)}
     pairs = [
@@ -178,17 +183,22 @@ def compare(outcomes, reference, split):
     ]
     if not pairs:
         return None
-    wrong = np.array(
-        [[o.items(split)["wrong"] for o in pair] for pair in pairs]
-    )  # [pairs, 2, items]
-    own, other = wrong.mean(0)
+    wrong = [[o.items(split)["wrong"] for o in pair] for pair in pairs]
+    own, other = (np.concatenate(runs).astype(float) for runs in zip(*wrong))
+    over = {
+        f"{group}s": bootstrap_difference(
+            own,
+            other,
+            [g for o, _ in pairs for g in o.items(split)[group]],
+        )
+        for group in ("speaker", "wording")
+    }
+    rates = 100 * np.array([[run.mean() for run in pair] for pair in wrong])
     return {
-        **paired_difference(*(100 * wrong.mean(2)).T),
+        **paired_difference(*rates.T),
         "pairs": len(pairs),
         "mcnemar": float(np.median([mcnemar(*pair) for pair in wrong])),
-        "speakers": bootstrap_difference(
-            own, other, pairs[0][0].items(split)["speaker"]
-        ),
+        **over,
     }
 
 
@@ -234,12 +244,12 @@ def shares(outcomes, split, groups):
         By group, in order: the mean error over runs and the number of items.
     """
     found = [o.items(split) for o in outcomes if o.block(split)]
-    wrong = np.mean([items["wrong"] for items in found], axis=0)
-    names = np.array(groups(found[0]))
+    wrong = np.concatenate([items["wrong"] for items in found])
+    names = np.concatenate([groups(items) for items in found])
     return {
         str(name): (
             100 * float(wrong[names == name].mean()),
-            int((names == name).sum()),
+            round((names == name).sum() / len(found)),
         )
         for name in sorted(set(names.tolist()))
     }

@@ -34,11 +34,12 @@ of the training data, or seeds). *Best epoch*: the same, of the epoch with the
 lowest validation error. *Errors*: mean number of a run, and the 95 % Wilson
 interval of its rate. *Difference*: to the reference, over the same draws and
 seeds, with the 95 % interval and p of the paired t test; *p, adjusted*: for
-all comparisons of the table (Benjamini and Hochberg). *Over speakers*: 95 %
-interval of the difference when speakers are drawn anew (bootstrap). *McNemar*:
-exact, on the same utterances; median p of the pairs of runs. *NLL* and *ECE*:
-negative log likelihood in nats and expected calibration error. A difference
-whose intervals hold 0 is not shown to be one."""
+all comparisons of the table (Benjamini and Hochberg). *Over speakers*, *over
+wordings*: 95 % interval of the difference when speakers, or wordings, of the
+test set are drawn anew (bootstrap). *McNemar*: exact, on the same utterances;
+median p of the pairs of runs. *NLL* and *ECE*: negative log likelihood in nats
+and expected calibration error. A difference whose intervals hold 0 is not
+shown to be one."""
 
 
 TEACHERS = """\
@@ -59,6 +60,7 @@ COLUMNS = (
     "p",
     "p, adjusted",
     "over speakers",
+    "over wordings",
     "McNemar",
     "NLL",
     "ECE",
@@ -354,6 +356,7 @@ def results_rows(matrix, condition, own, split, configs):
                 "p": _p(test["p"]),
                 "p, adjusted": _p(adjusted[system]),
                 "over speakers": _interval(*test["speakers"]).strip(),
+                "over wordings": _interval(*test["wordings"]).strip(),
                 "McNemar": _p(test["mcnemar"]),
             }
         row |= {"NLL": f"{found['nll']:.3g}", "ECE": f"{found['ece']:.3f}"}

@@ -70,11 +70,11 @@ def mcnemar(first, second):
     return float(test.pvalue)
 
 
-def bootstrap_difference(first, second, speakers, confidence=0.95, seed=0):
-    """Interval of a difference of error rates, over speakers.
+def bootstrap_difference(first, second, groups, confidence=0.95, seed=0):
+    """Interval of a difference of error rates, over speakers or wordings.
 
-    Utterances of a speaker succeed or fail together, so whole speakers are
-    drawn.
+    Utterances of a speaker, or of a wording, succeed or fail together, so
+    whole ones are drawn.
 
     Source: M. Bisani, H. Ney, "Bootstrap estimates for confidence intervals
     in ASR performance evaluation", 2004.
@@ -82,12 +82,11 @@ def bootstrap_difference(first, second, speakers, confidence=0.95, seed=0):
     Arguments
     ---------
     first : numpy.ndarray
-        Errors of the first system on each item, as a share of its runs,
-        [items].
+        Errors of the first system on each item, 0 to 1, [items].
     second : numpy.ndarray
         The same of the second.
-    speakers : list
-        Speaker of each item.
+    groups : list
+        Speaker, or wording, of each item.
     confidence : float
     seed : int
 
@@ -95,7 +94,7 @@ def bootstrap_difference(first, second, speakers, confidence=0.95, seed=0):
     -------
     low, high : float
         Of first minus second, in points of a percent. NaN with less than two
-        speakers.
+        groups.
 
     Example
     -------
@@ -103,7 +102,7 @@ def bootstrap_difference(first, second, speakers, confidence=0.95, seed=0):
     >>> bootstrap_difference(errors, errors - 0.5, ["a", "a", "b", "b"])
     (50.0, 50.0)
     """
-    names, which = np.unique(speakers, return_inverse=True)
+    names, which = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return float("nan"), float("nan")
     difference = np.bincount(which, weights=first - second)
