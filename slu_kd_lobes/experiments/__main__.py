@@ -86,16 +86,13 @@ def main(arguments):
         options, overrides = parse(arguments)
         results = options.results.resolve()
         matrices = [read_matrix(path) for path in options.matrices]
-        runs = [
-            runs_of(
-                matrix,
-                options.data_folder,
-                options.csv_folder,
-                overrides,
-                results,
-            )
-            for matrix in matrices
-        ]
+        variables = {name for matrix in matrices for name in matrix.variables}
+        runs = []
+        for matrix in matrices:
+            others = variables - set(matrix.variables)
+            own = {k: v for k, v in overrides.items() if k not in others}
+            data = options.data_folder, options.csv_folder
+            runs.append(runs_of(matrix, *data, own, results))
         everything = [run for part in runs for run in part]
         jobs = identify_all(everything, options.recipe, results)
         left = iter(jobs)
