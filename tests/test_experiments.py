@@ -226,6 +226,19 @@ def test_what_is_written_by_hand_stays(reported, small):
     assert path.read_text(encoding="utf-8").endswith("\nWhy it is so.\n")
 
 
+def test_a_variable_of_one_matrix_is_no_key_of_another(reported, small):
+    folder, _, _ = reported
+    text = MATRIX.replace("title: Tiny", "title: Two\nvariables: {t: '1.0'}")
+    second = folder / "second.yaml"
+    second.write_text(text.replace("temperature: 2.0", "temperature: <t>"))
+    command = experiments(small, folder, "--only-report", "--t=2.0")
+    command.insert(command.index(str(folder / "tiny.yaml")), str(second))
+    subprocess.run(command, check=True, cwd=ROOT, env=environment())
+    text = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    two, tiny = text.split("## Two")[1].split("## Tiny")
+    assert "failed" not in two + tiny
+
+
 def test_a_failed_run_is_shown_and_does_not_stop_the_others(small, tmp_path):
     text = MATRIX.split("conditions:")[0] + (
         "conditions: {all: {}}\nsystems:\n"
