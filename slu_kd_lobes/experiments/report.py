@@ -208,7 +208,8 @@ def section(matrix, outcomes, configs="hparams"):
             size = sorted(
                 {o.metrics["n_train"] for o in everything if o.metrics}
             )
-            sizes = " or ".join(f"{n:,}" for n in size)
+            ends = size if len(size) < 3 else (size[0], size[-1])
+            sizes = " to ".join(f"{n:,}" for n in ends)
             items = next(row["items"] for row in rows if "items" in row)
             lines += [
                 f"### {condition}: `{split}`",
