@@ -24,11 +24,7 @@ from slu_kd_lobes.experiments.execution import (
     local_pool,
     ray_pool,
 )
-from slu_kd_lobes.experiments.matrix import (
-    check_tests,
-    read_matrix,
-    runs_of,
-)
+from slu_kd_lobes.experiments.matrix import check_tests, read_matrix, runs_of
 from slu_kd_lobes.experiments.outcomes import read_outcomes
 from slu_kd_lobes.experiments.report import write_report
 from slu_kd_lobes.hparams import one_sentence_errors, split_overrides
