@@ -81,9 +81,9 @@ class OneHot:
 
     Arguments
     ---------
-    true : float or None
+    true_logit : float or None
         Logit of the true values; None takes the teacher's mean.
-    other : float or None
+    other_logit : float or None
         Logit of the others; None takes the teacher's mean.
 
     Example
@@ -95,16 +95,16 @@ class OneHot:
             [-1.5000,  5.0000, -1.5000]])
     """
 
-    def __init__(self, true=None, other=None):
-        self.true = true
-        self.other = other
+    def __init__(self, true_logit=None, other_logit=None):
+        self.true_logit = true_logit
+        self.other_logit = other_logit
 
     def __call__(self, logits, targets, slices):
         """Returns two numbers; see :class:`ShuffledRows`."""
         is_true = torch.zeros_like(logits, dtype=torch.bool)
         for columns, target in zip(slices.values(), targets.T):
             is_true[torch.arange(len(target)), columns.start + target] = True
-        true, other = self.true, self.other
+        true, other = self.true_logit, self.other_logit
         if true is None:
             true = float(logits[is_true].mean())
         if other is None:

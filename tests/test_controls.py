@@ -33,7 +33,7 @@ def test_means_are_of_the_same_intent_only():
 
 def test_one_hot_knows_the_labels_and_two_numbers():
     targets = torch.tensor([[1, 0], [0, 2]])
-    fake = OneHot(true=3.0, other=-1.0)(torch.randn(2, 5), targets, SLICES)
+    fake = OneHot(3.0, -1.0)(torch.randn(2, 5), targets, SLICES)
     expected = torch.tensor(
         [[-1.0, 3.0, 3.0, -1.0, -1.0], [3.0, -1.0, -1.0, -1.0, 3.0]]
     )
