@@ -45,7 +45,7 @@ endef
 export ACCEPTED_TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tables package test lint clean
+.PHONY: help setup demo tables report package test lint clean
 
 help: ## list the targets and the variables
 	@echo "Targets:"
@@ -59,7 +59,7 @@ help: ## list the targets and the variables
 
 setup: $(FINISHED) ## install all that is needed into .venv
 
-$(FINISHED): setup.py pyproject.toml slu_kd_lobes/repair_torchaudio.py
+$(FINISHED): setup.py pyproject.toml slu_kd_lobes/utils/repair_torchaudio.py
 	@if [ -e $(STARTED) ]; then \
 		echo "The last set-up did not finish: starting with a new .venv."; \
 		rm -rf .venv; \
@@ -86,7 +86,7 @@ $(FINISHED): setup.py pyproject.toml slu_kd_lobes/repair_torchaudio.py
 	@echo "[3/4] Installing slu_kd_lobes and what else it needs"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@echo "[4/4] Checking torchaudio"
-	@$(BIN)/python -m slu_kd_lobes.repair_torchaudio
+	@$(BIN)/python -m slu_kd_lobes.utils.repair_torchaudio
 	@rm -f $(STARTED)
 	@touch $(FINISHED)
 	@echo "Done. The Python to use is $(BIN)/python"
@@ -95,7 +95,11 @@ demo: setup ## train the default student on the small corpus
 	$(BIN)/python train.py $(DEMO)
 
 tables: setup ## run all experiments of a corpus: make tables DATA=...
-	$(BIN)/python -m slu_kd_lobes.experiments $(MATRICES) --data_folder="$(DATA)"
+	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)"
+
+report: setup ## write results/report.html: make report DATA=...
+	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)" \
+		--only-report --html
 
 package: setup ## make a model folder: make package RUN=results/... OUT=...
 	$(BIN)/slu-kd package "$(RUN)" "$(OUT)"

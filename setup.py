@@ -9,7 +9,7 @@ REQUIREMENTS = [
     "speechbrain>=1.1.2,<1.2",
     # The lower bound is SpeechBrain's. `make setup` reads this range.
     "torch>=2.7.1,<3",
-    # SpeechBrain imports it; slu_kd_lobes/repair_torchaudio.py knows its one fault.
+    # SpeechBrain imports it; slu_kd_lobes/utils/repair_torchaudio.py knows its one fault.
     "torchaudio>=2.7.1,<3",
     # BERT teachers and Whisper encoders. 5.20 is the last for Python 3.10.
     "transformers>=5.20,<6",
@@ -70,7 +70,7 @@ ONNX = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
 
 setup(
     name="slu-kd-lobes",
-    version="0.1.0",
+    version="0.2.0",
     description=(
         "SpeechBrain extension recipe: a BERT teacher distils into a spoken "
         "language understanding student"
@@ -86,7 +86,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
     install_requires=REQUIREMENTS,
-    entry_points={"console_scripts": ["slu-kd=slu_kd_lobes.cli:main"]},
+    entry_points={"console_scripts": ["slu-kd=slu_kd_lobes.inference.cli:main"]},
     extras_require={
         "dev": DEVELOPMENT + ONNX,
         "onnx": ONNX,

@@ -1,3 +1,3 @@
 """Lobes that teach speech models what text models know."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -13,9 +13,7 @@ Authors
 """
 
 import csv
-import hashlib
 import io
-import json
 import os
 import re
 import stat
@@ -29,20 +27,28 @@ from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from slu_kd_lobes.files import write_text_atomically
-from slu_kd_lobes.slots import SlotSchema
-from slu_kd_lobes.text import normalise_transcript
+from slu_kd_lobes.data.manifests import (
+    COLUMNS,
+    Manifests,
+    are_prepared,
+    as_json,
+    raise_if_any,
+    utterance_id,
+    write_manifests,
+)
+from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.utils.fingerprints import fingerprint
 
 logger = get_logger(__name__)
 
 # Counts up when the same input gives other manifests.
-VERSION = 1
+VERSION = 2
 
 # Columns of the corpus' CSV files that are not slots.
 PATH, SPEAKER, TRANSCRIPT = "path", "speakerId", "transcription"
 
-# Columns of a manifest that are not slots ("id" is SpeechBrain's own).
-COLUMNS = ("ID", "duration", "wav", "spk_id", "transcription")
+# "id" is SpeechBrain's own.
 RESERVED = (*COLUMNS, "id")
 
 TEST_FILE = re.compile(r"(?!\.)(?:.*_)?test(?:_.*)?_data\.csv")
@@ -80,21 +86,18 @@ def prepare_fsc(
 ):
     """Writes SpeechBrain manifests and the slot schema of a corpus.
 
-    The manifests have the columns ID, duration (seconds), wav (below
-    `$data_root`), spk_id, transcription and one a slot, in the order of the
-    IDs. `DynamicItemDataset.from_csv` reads them with
-    `replacements={"data_root": data_folder}`.
-    Called again with nothing changed, it returns without work; when an
-    argument, a CSV file, an audio file or a manifest has changed, it prepares
-    again.
+    What is written: see :class:`slu_kd_lobes.data.manifests.Manifests`; the
+    rows are in the order of the IDs. Called again with nothing changed, it
+    returns without work; when a CSV file, an audio file or a manifest has
+    changed, it prepares again. Other arguments have another folder.
 
     Arguments
     ---------
     data_folder : str
         The corpus. Paths in its CSV files are relative to this folder.
     save_folder : str
-        Where the manifests, slots.json, subset.json (with `train_fraction`
-        below 1) and prepare.json go.
+        Where the manifests of all corpora live, each in a folder named after
+        a hash of the arguments.
     slots : list of str
         The columns that are slots, in the order of the student's logits.
     csv_folder : str
@@ -126,8 +129,7 @@ def prepare_fsc(
 
     Returns
     -------
-    dict
-        The paths of the manifests; see `manifest_paths`.
+    Manifests
 
     Raises
     ------
@@ -147,32 +149,38 @@ def prepare_fsc(
     ...         ",path,speakerId,transcription,action\\n"
     ...         f"0,{split}.wav,{split} voice,Lights on,activate\\n"
     ...     )
-    >>> paths = prepare_fsc(corpus, corpus / "save", slots=["action"])
-    >>> paths["main_test"]
+    >>> manifests = prepare_fsc(corpus, corpus / "save", slots=["action"])
+    >>> manifests.main_test
     'test'
-    >>> print(open(paths["train"]).read().strip())
+    >>> print(manifests.splits["train"].read_text().strip())
     ID,duration,wav,spk_id,transcription,action
     train,0.5,$data_root/train.wav,train voice,Lights on,activate
     """
-    if skip_prep:
-        return manifest_paths(save_folder)
     slots, slot_values = _checked_slots(slots, slot_values)
     _check_draw(train_fraction, subset_seed)
     data_folder = Path(data_folder)
-    splits, tests = _read_corpus(data_folder, csv_folder, test_splits, slots)
+    csv_folder = Path(csv_folder) if csv_folder else data_folder / "data"
+    tests = None if test_splits is None else _as_list(test_splits)
+    arguments = [
+        [str(data_folder.resolve()), str(csv_folder.resolve()), slots, tests],
+        [slot_values, float(train_fraction), subset_seed],
+        [sample_rate, shared_speakers],
+    ]
+    folder = Path(save_folder) / fingerprint(arguments)[:12]
+    if skip_prep:
+        return Manifests(folder, data_folder)
+    splits, tests = _read_corpus(data_folder, csv_folder, tests, slots)
     prepared = ["train", "valid", *tests]
     sources = _stat_audio(data_folder, splits, prepared)
     # Everything that shapes the manifests, or that a check has looked at.
-    fingerprint = _fingerprint(
-        VERSION,
-        [str(data_folder.resolve()), slots, slot_values, tests],
-        [float(train_fraction), subset_seed, sample_rate, shared_speakers],
-        splits,
-        sources,
-    )
-    if _is_prepared(save_folder, fingerprint):
-        logger.info(f"Nothing has changed: {save_folder} is used as it is.")
-        return manifest_paths(save_folder)
+    rows = {
+        split: [row._replace(csv=row.csv.name) for row in splits[split]]
+        for split in splits
+    }
+    made_from = fingerprint([VERSION, arguments, rows, sources])
+    if are_prepared(folder, made_from):
+        logger.info(f"Nothing has changed: {folder} is used as it is.")
+        return Manifests(folder, data_folder)
 
     schema = _slot_schema(splits, slots, slot_values)
     _check_unique(splits, tests)
@@ -182,7 +190,7 @@ def prepare_fsc(
     _report_conversions(audio, sample_rate)
 
     splits = {split: _by_id(splits[split]) for split in prepared}
-    files = {}
+    files = {"text.csv": _text(splits["train"], slots)}
     if train_fraction < 1:
         splits["train"] = _draw(splits["train"], train_fraction, subset_seed)
         files["subset.json"] = _subset_json(
@@ -192,49 +200,9 @@ def prepare_fsc(
         _report_split(split, splits[split], audio)
         files[f"{split}.csv"] = _manifest(splits[split], audio, slots)
     _report_unheard_values(splits["train"], schema)
-    files["slots.json"] = _json(schema.to_dict())
-    _write(Path(save_folder), files, fingerprint, tests)
-    return manifest_paths(save_folder)
-
-
-def manifest_paths(save_folder):
-    """Tells where the manifests of a prepared folder are.
-
-    Processes on which `prepare_fsc` did not run learn the test sets from this.
-
-    Arguments
-    ---------
-    save_folder : str
-        A folder that `prepare_fsc` wrote.
-
-    Returns
-    -------
-    dict
-        "train", "valid", "slots": path; "tests": {name: path}, the main test
-        set first; "main_test": its name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is not prepared, or a manifest is gone.
-    """
-    folder = Path(save_folder)
-    stamp = _read_stamp(folder)
-    missing = [name for name in stamp["files"] if not (folder / name).is_file()]
-    if missing or not stamp["tests"]:
-        what = f"{missing[0]} is missing" if missing else "none was prepared"
-        raise FileNotFoundError(
-            f"The manifests in {folder} cannot be used because {what}: run "
-            "the preparation (skip_prep: False) first."
-        )
-    tests = {name: str(folder / f"{name}.csv") for name in stamp["tests"]}
-    return {
-        "train": str(folder / "train.csv"),
-        "valid": str(folder / "valid.csv"),
-        "tests": tests,
-        "slots": str(folder / "slots.json"),
-        "main_test": stamp["tests"][0],
-    }
+    files["slots.json"] = as_json(schema.to_dict())
+    write_manifests(folder, files, made_from, tests=tests)
+    return Manifests(folder, data_folder)
 
 
 # Arguments
@@ -269,7 +237,7 @@ def _checked_slots(slots, slot_values):
 
 def _check_draw(train_fraction, subset_seed):
     """Raises unless the fraction and the seed of a subset can be used."""
-    is_number = isinstance(train_fraction, int | float)
+    is_number = isinstance(train_fraction, (int, float))
     if not is_number or not 0 < train_fraction <= 1:
         raise ValueError(
             "train_fraction must be above 0 and at most 1 (0.1 is 10 %), not "
@@ -282,17 +250,10 @@ def _check_draw(train_fraction, subset_seed):
         )
 
 
-def _raise_if_any(faults, remedy, error=ValueError):
-    """Raises one sentence: the first fault, how many follow, what to do."""
-    if faults:
-        rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise error(f"{faults[0]}{rest}: {remedy}.")
-
-
 # CSV files
 
 
-def _read_corpus(data_folder, csv_folder, test_splits, slots):
+def _read_corpus(data_folder, folder, tests, slots):
     """Reads all CSV files, also of test sets that are not wanted.
 
     Returns {split: list of Utterance} and the wanted test sets in order.
@@ -302,9 +263,8 @@ def _read_corpus(data_folder, csv_folder, test_splits, slots):
             f"The data folder {data_folder} does not exist: unpack the corpus "
             "there, or correct data_folder."
         )
-    folder = Path(csv_folder) if csv_folder else data_folder / "data"
     found = _find_tests(folder)
-    tests = found if test_splits is None else _as_list(test_splits)
+    tests = found if tests is None else tests
     names = list(dict.fromkeys(["train", "valid", *tests, *found]))
     missing = [
         f"The CSV file {path} does not exist"
@@ -312,7 +272,7 @@ def _read_corpus(data_folder, csv_folder, test_splits, slots):
         if not path.is_file()
     ]
     present = sorted(path.name for path in folder.glob("*.csv"))
-    _raise_if_any(
+    raise_if_any(
         missing,
         f"correct data_folder or csv_folder ({folder} holds {present})",
         FileNotFoundError,
@@ -370,7 +330,7 @@ def _read_split(path, slots):
             faults.append(f"{path}, row {row}: {fault}")
         else:
             utterances.append(_utterance(path, row, cells, slots))
-    _raise_if_any(
+    raise_if_any(
         faults, "correct the row (text with a comma needs quotes), or remove it"
     )
     return utterances
@@ -435,38 +395,12 @@ def _utterance(csv_path, row, cells, slots):
     return Utterance(
         csv_path,
         row,
-        _utterance_id(path),
+        utterance_id(os.path.splitext(path)[0]),
         path,
         cells[SPEAKER],
         transcript,
         values,
     )
-
-
-def _utterance_id(path):
-    """Derives an ID from an audio path alone: the same in every split file.
-
-    Arguments
-    ---------
-    path : str
-        Path below data_folder.
-
-    Returns
-    -------
-    str
-        Letters, digits, dots, "_" and "-": fit for a key or a file name.
-
-    Example
-    -------
-    >>> _utterance_id("wavs/speakers/anna/take-1.wav")
-    'wavs--speakers--anna--take-1'
-    """
-    stem = os.path.splitext(path)[0]
-    key = re.sub(r"[^A-Za-z0-9._-]", "_", stem.replace("/", "--"))
-    if key.replace("--", "/") != stem:
-        # Other paths could give this key as well.
-        key += "-" + hashlib.sha256(stem.encode("utf-8")).hexdigest()[:12]
-    return key
 
 
 def _by_id(utterances):
@@ -490,7 +424,7 @@ def _slot_schema(splits, slots, slot_values):
         for name, value in utterance.slots.items()
         if value not in known[name]
     ]
-    _raise_if_any(faults, "correct the row, or add the value to slot_values")
+    raise_if_any(faults, "correct the row, or add the value to slot_values")
     return schema
 
 
@@ -510,7 +444,7 @@ def _check_unique(splits, tests):
                     f"{utterance.path} has the ID {utterance.id} of "
                     f"{first.path} in {first.csv.name}, row {first.row}"
                 )
-    _raise_if_any(faults, "keep one of the rows, or rename one of two files")
+    raise_if_any(faults, "keep one of the rows, or rename one of two files")
 
 
 def _check_speakers(splits, tests, shared_speakers):
@@ -534,7 +468,7 @@ def _check_speakers(splits, tests, shared_speakers):
                 f"{known[speaker].row}"
                 for speaker in shared
             ]
-            _raise_if_any(
+            raise_if_any(
                 faults,
                 "separate the speakers of the splits, or pass "
                 "shared_speakers=True if they are meant to be shared",
@@ -600,7 +534,7 @@ def _check_sources(splits, sources, prepared):
         for path, utterance in _prepared_paths(splits, prepared).items()
         if sources[path] is None
     ]
-    _raise_if_any(
+    raise_if_any(
         faults,
         "unpack the corpus again, or correct data_folder or the path",
         FileNotFoundError,
@@ -620,7 +554,7 @@ def _read_headers(data_folder, splits, prepared):
         for path, fault in zip(paths, audio)
         if isinstance(fault, str)
     ]
-    _raise_if_any(
+    raise_if_any(
         faults, "replace the file by an intact copy, or remove the row"
     )
     return dict(zip(paths, audio))
@@ -708,9 +642,23 @@ def _draw(utterances, fraction, seed):
 def _subset_json(drawn, fraction, seed):
     """Records a draw."""
     ids = [utterance.id for utterance in drawn]
-    return _json(
+    return as_json(
         {"fraction": fraction, "seed": seed, "n": len(ids), "ids": ids}
     )
+
+
+def _text(utterances, slots):
+    """Writes the different transcripts, each with its first row's slots."""
+    rows = {}
+    for utterance in utterances:
+        text = normalise_transcript(utterance.transcript)
+        rows.setdefault(text, utterance)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["transcription", *slots])
+    for key, utterance in sorted(rows.items()):
+        writer.writerow([key, *(utterance.slots[name] for name in slots)])
+    return text.getvalue()
 
 
 def _manifest(utterances, audio, slots):
@@ -730,56 +678,3 @@ def _manifest(utterances, audio, slots):
             ]
         )
     return text.getvalue()
-
-
-def _json(content):
-    """Formats JSON for a person's eye."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _sha256(content):
-    """Hashes bytes."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def _fingerprint(*inputs):
-    """Hashes everything that the manifests depend on."""
-    return _sha256(json.dumps(inputs, default=str).encode("utf-8"))
-
-
-def _read_stamp(folder):
-    """Reads prepare.json; an absent or damaged one counts as an empty one."""
-    try:
-        stamp = json.loads((folder / "prepare.json").read_text("utf-8"))
-        return {key: stamp[key] for key in ("fingerprint", "tests", "files")}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {"fingerprint": None, "tests": [], "files": {}}
-
-
-def _is_prepared(save_folder, fingerprint):
-    """Tells whether the manifests are those of the fingerprint, and intact."""
-    folder = Path(save_folder)
-    stamp = _read_stamp(folder)
-    if stamp["fingerprint"] != fingerprint:
-        return False
-    return all(
-        (folder / name).is_file()
-        and _sha256((folder / name).read_bytes()) == digest
-        for name, digest in stamp["files"].items()
-    )
-
-
-def _write(folder, files, fingerprint, tests):
-    """Writes all files, and the stamp last: it vouches for the others."""
-    stale = {"subset.json", *_read_stamp(folder)["files"]} - set(files)
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
-    for name, text in files.items():
-        write_text_atomically(folder / name, text)
-    stamp = {
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "tests": tests,
-        "files": {name: _sha256(files[name].encode()) for name in files},
-    }
-    write_text_atomically(folder / "prepare.json", _json(stamp))

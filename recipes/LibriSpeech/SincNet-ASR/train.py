@@ -19,7 +19,7 @@ Authors
 """
 
 import functools
-import random
+import json
 import sys
 from pathlib import Path
 
@@ -27,35 +27,40 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import resolve_references
 from prepare import prepare_speech
+from ruamel.yaml import YAML
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from slu_kd_lobes.alignments import (
+from slu_kd_lobes.data.alignments import (
     frequent_words,
     label_track,
     unpack_alignment,
 )
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.checkpoints import load_pretrained
-from slu_kd_lobes.export import export_encoder, manifest_size
-from slu_kd_lobes.files import check_writable
-from slu_kd_lobes.hparams import (
-    load_hparams,
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.inference.package import object_yaml, package_encoder
+from slu_kd_lobes.training.brain import StudentBrain
+from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.training.run_folder import (
+    finish_run,
     one_sentence_errors,
-    plain_values,
-    save_yaml,
+    parse_arguments,
+    start_or_resume,
 )
+from slu_kd_lobes.utils.fingerprints import file_fingerprint
 
 logger = get_logger(__name__)
 
 LEVELS = ("phoneme", "word")
 
 
-class ASRPretraining(sb.Brain):
+class ASRPretraining(StudentBrain):
     """Trains the encoder with one classifier on each of its two levels."""
+
+    best = "word_accuracy"
+    highest_is_best = True
 
     def compute_forward(self, batch, stage):
         """Returns the logits of both levels, their lengths and the speed."""
@@ -94,42 +99,20 @@ class ASRPretraining(sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Returns the pre-training loss and counts what was right."""
         logits, lengths = predictions
-        loss, correct, total = self.hparams.objective(
+        loss, correct, total = self.hparams.loss(
             logits, lengths, self.targets, self.speed
         )
+        self.log_terms(len(batch.id), loss=loss)
         for level in LEVELS:
-            self.correct[level] += correct[level]
-            self.total[level] += total[level]
+            share = 100 * correct[level] / max(1, total[level])
+            self.log_terms(total[level], **{f"{level}_accuracy": share})
         return loss
 
-    def on_stage_start(self, stage, epoch=None):
-        """Starts counting; one seed an epoch makes a resumed run the same."""
-        self.correct = dict.fromkeys(LEVELS, 0)
-        self.total = dict.fromkeys(LEVELS, 0)
-        if stage == sb.Stage.TRAIN:
-            torch.manual_seed(self.hparams.seed + epoch)
-            random.seed(self.hparams.seed + epoch)
-
-    def on_stage_end(self, stage, stage_loss, epoch):
-        """Logs, anneals and saves."""
-        stats = {"loss": stage_loss}
-        for level in LEVELS:
-            share = self.correct[level] / max(self.total[level], 1)
-            stats[f"{level}_accuracy"] = 100 * share
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = stats
-            return
-        old_lr, new_lr = self.hparams.lr_annealing(epoch)
-        update_learning_rate(self.optimizer, new_lr)
-        self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": old_lr},
-            train_stats=self.train_stats,
-            valid_stats=stats,
-        )
-        self.checkpointer.save_and_keep_only(
-            meta={key: float(value) for key, value in stats.items()},
-            max_keys=["word_accuracy"],
-        )
+    def start_epoch(self, epoch):
+        """Sets the learning rate of the epoch."""
+        lr, _ = self.hparams.lr_annealing(epoch)
+        update_learning_rate(self.optimizer, lr)
+        self.epoch_facts = {"lr": lr}
 
 
 def dataio_prep(hparams):
@@ -166,7 +149,7 @@ def dataio_prep(hparams):
             hparams[f"{name}_manifest"],
             replacements={"data_root": hparams["data_folder"]},
             dynamic_items=[
-                aligned_item if hparams["aligned"] else transcribed_item
+                aligned_item if hparams["loss"].aligned else transcribed_item
             ],
             output_keys=["id", "sig", "phoneme_targets", "word_targets"],
         )
@@ -176,14 +159,7 @@ def dataio_prep(hparams):
 
 def get_classes(hparams, words):
     """Classes of both levels, which the classifiers must have room for."""
-    objective = hparams["objective"]
-    if objective.aligned != hparams["aligned"]:
-        raise ValueError(
-            f"aligned is {hparams['aligned']}, which does not go with "
-            f"{type(objective).__name__}: take hparams/frames.yaml or "
-            "hparams/ctc.yaml as it is"
-        )
-    classes = objective.classes(words)
+    classes = hparams["loss"].classes(words)
     for level, key in zip(LEVELS, ("num_phones", "num_words")):
         needed = max(classes[level].values(), default=0) + 1
         if hparams[key] < needed:
@@ -196,7 +172,9 @@ def get_classes(hparams, words):
 
 def export(hparams, brain, text, arguments):
     """Exports the epoch with the best validation word accuracy."""
-    checkpoint = brain.checkpointer.find_checkpoint(max_key="word_accuracy")
+    checkpoint = brain.checkpointer.find_checkpoint(
+        max_key="valid_word_accuracy"
+    )
     if checkpoint is None:
         raise ValueError(
             "no epoch is finished, so there is nothing to export: raise "
@@ -211,14 +189,14 @@ def export(hparams, brain, text, arguments):
     if brain.debug and not brain.debug_persistently:
         # A trial run must not replace an encoder that took days.
         folder = Path(brain.checkpointer.checkpoints_dir) / "encoder"
-    resolved = resolve_references(text).getvalue()
+    node = YAML().load(resolve_references(text).getvalue())["encoder"]
+    del node["source"]
     data_name = Path(hparams["data_folder"]).resolve().name
-    objective = hparams["objective"]
-    export_encoder(
+    package_encoder(
         folder,
         encoder,
-        plain_values(resolved)["encoder"],
         {
+            "encoder": object_yaml("encoder", node),
             "description": hparams["data_description"]
             or f"Trained on the transcribed speech of `{data_name}`.",
             "command": ["train.py", *arguments],
@@ -232,7 +210,9 @@ def export(hparams, brain, text, arguments):
             "epochs": hparams["epoch_counter"].current,
             "epoch": int(checkpoint.paramfiles["counter"].read_text()),
             "accuracies": {
-                objective.measures[level]: checkpoint.meta[f"{level}_accuracy"]
+                hparams["loss"].measures[level]: checkpoint.meta[
+                    f"valid_{level}_accuracy"
+                ]
                 for level in LEVELS
             },
         },
@@ -240,15 +220,20 @@ def export(hparams, brain, text, arguments):
     logger.info(f"The encoder of the best epoch is in {folder}")
 
 
+def manifest_size(path):
+    """Utterances and hours that a manifest lists."""
+    rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    return len(rows), sum(row["duration"] for row in rows.values()) / 3600
+
+
 def main(arguments):
     """Prepares, trains and exports."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
     with one_sentence_errors():
+        hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
-        check_writable(hparams["output_folder"], megabytes=100)
-        sb.create_experiment_directory(hparams["output_folder"])
-        run_on_main(save_yaml, [hparams["output_folder"], text])
+        # A finished run goes on when it is given more epochs.
+        free = ["number_of_epochs", "final_lr"]
+        start_or_resume(hparams["output_folder"], text, free)
         run_on_main(
             prepare_speech,
             kwargs={
@@ -259,19 +244,19 @@ def main(arguments):
                     "valid": hparams["valid_manifest"],
                 },
                 "splits": hparams["splits"],
-                "aligned": hparams["aligned"],
+                "aligned": hparams["loss"].aligned,
             },
         )
         datasets = dataio_prep(hparams)
-        if hparams["start_from"] is not None:
-            load_pretrained(hparams["pretrainer"], hparams["start_from"])
 
     brain = ASRPretraining(
-        modules=hparams["modules"],
+        hparams["modules"],
+        made_from={"train data": file_fingerprint(hparams["train_manifest"])},
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
+        train_logger=hparams["train_logger"],
     )
     brain.fit(
         hparams["epoch_counter"],
@@ -282,6 +267,7 @@ def main(arguments):
     )
     with one_sentence_errors():
         run_on_main(export, [hparams, brain, text, arguments])
+    finish_run()
 
 
 if __name__ == "__main__":

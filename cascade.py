@@ -1,1 +1,0 @@
-recipes/fluent-speech-commands/distillation/cascade.py

@@ -1,0 +1,1 @@
+"""How good it is: metrics, statistics, and what a run leaves."""

@@ -1,0 +1,1 @@
+"""Trained models in use: packages, ONNX, command line, web page."""

@@ -1,0 +1,211 @@
+"""The command line: `slu-kd`.
+
+> slu-kd package results/baseline/1234 my_model
+> slu-kd classify command.wav recordings/ --model my_model
+> slu-kd page --model my_model --examples recordings/
+> slu-kd onnx my_model my_model.onnx
+> sox -d -t wav - | slu-kd classify - --model my_model --json
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+try:
+    from slu_kd_lobes.data.audio import audio_files, check_audio
+except OSError as error:  # compiled for CUDA, beside a torch without it
+    sys.exit(
+        f"error: torchaudio cannot be imported ({error}): run 'python -m "
+        "slu_kd_lobes.utils.repair_torchaudio'"
+    )
+
+#: Commands of before, with their names of today.
+RENAMED = {"export": "onnx", "demo": "page"}
+
+
+def as_row(name, answer, slots, width):
+    """A line of the table.
+
+    Arguments
+    ---------
+    name : str
+        The file.
+    answer : dict
+        See `SpokenIntentClassifier.classify_batch`.
+    slots : list of str
+        The columns.
+    width : int
+        Of the first column.
+
+    Returns
+    -------
+    str
+    """
+    cells = [
+        f"{answer['slots'][slot]['value']} "
+        f"({100 * answer['slots'][slot]['probability']:.0f} %)"
+        for slot in slots
+    ]
+    rejected = "rejected" if answer["rejected"] else ""
+    return f"{name:<{width}}" + "".join(f"  {c:<24}" for c in cells) + rejected
+
+
+def classify(options):
+    """Prints the slots of every file; returns how many could not be heard."""
+    files = audio_files(options.audio)
+    model = load_model(options.model)
+    slots, failed = model.schema.names, 0
+    width = max(len(name) for name in files)
+    if not options.json:
+        header = "".join(f"  {slot:<24}" for slot in slots)
+        print(f"{'file':<{width}}{header}".rstrip())
+    for name in files:
+        source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else name
+        try:
+            check_audio(source, name)
+            answer = model.classify_file(source)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        if options.json:
+            kept = {
+                slot: {key: value[key] for key in ("value", "probability")}
+                for slot, value in answer["slots"].items()
+            }
+            answer = {
+                "file": name,
+                "slots": kept,
+                "rejected": answer["rejected"],
+            }
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+        else:
+            print(as_row(name, answer, slots, width).rstrip(), flush=True)
+    return failed
+
+
+def load_model(folder):
+    """The packaged model of a folder or hub name.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded.
+    """
+    from slu_kd_lobes.inference.classifier import (
+        SpokenIntentClassifier,
+        check_format,
+    )
+    from slu_kd_lobes.utils.hub import readable_source
+
+    check_format(Path(folder))
+    remedy = "give a folder that 'slu-kd package' made"
+    with readable_source("model", folder, remedy):
+        return SpokenIntentClassifier.from_hparams(folder)
+
+
+def package(options):
+    """Packages a finished run."""
+    from slu_kd_lobes.inference.package import package_run
+
+    print(f"model: {package_run(options.run, options.out, options.keep)}")
+    return 0
+
+
+def onnx(options):
+    """Writes a model as ONNX."""
+    from slu_kd_lobes.inference.onnx import export_onnx
+
+    export_onnx(load_model(options.model), options.out, options.int8)
+    size = Path(options.out).stat().st_size / 2**20
+    print(f"onnx: {options.out} ({size:.1f} MB)")
+    return 0
+
+
+def page(options):
+    """Starts the web page, until it is stopped."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(
+            "gradio is not installed: pip install slu-kd-lobes[demo]"
+        )
+    examples = audio_files([options.examples])[:8] if options.examples else []
+    from slu_kd_lobes.inference.web_page import build_page
+
+    blocks = build_page(load_model(options.model), examples)
+    folders = [options.examples] if options.examples else []
+    blocks.launch(server_port=options.port, allowed_paths=folders)
+    return 0
+
+
+def parse_arguments(arguments):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        "slu-kd", description="Spoken commands to slots."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("classify", help="fill the slots of recordings")
+    one.add_argument("audio", nargs="+", help="files, folders, or - for stdin")
+    one.add_argument("--model", required=True, help="packaged folder")
+    one.add_argument("--json", action="store_true", help="one object a line")
+    one.set_defaults(run_command=classify)
+    one = commands.add_parser("package", help="make a model of a finished run")
+    one.add_argument("run", help="output folder of the run")
+    one.add_argument("out", help="folder to be made")
+    one.add_argument(
+        "--keep",
+        type=float,
+        default=0.98,
+        help="share of right validation answers that are not rejected",
+    )
+    one.set_defaults(run_command=package)
+    one = commands.add_parser("onnx", help="write a model as ONNX")
+    one.add_argument("model", help="packaged folder")
+    one.add_argument("out", help="the .onnx file")
+    one.add_argument("--int8", action="store_true", help="8-bit weights")
+    one.set_defaults(run_command=onnx)
+    one = commands.add_parser("page", help="start a web page")
+    one.add_argument("--model", required=True, help="packaged folder")
+    one.add_argument("--examples", help="folder with recordings to choose")
+    one.add_argument("--port", type=int, default=7860)
+    one.set_defaults(run_command=page)
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Runs a command.
+
+    Arguments
+    ---------
+    arguments : list of str or None
+        None for those of the process.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 1 if a recording could not be heard, 2 if nothing
+        could be done.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in RENAMED:
+        new = RENAMED[arguments[0]]
+        print(f"error: the command is now: slu-kd {new}", file=sys.stderr)
+        return 2
+    options = parse_arguments(arguments)
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+    try:
+        return int(options.run_command(options) > 0)
+    except BrokenPipeError:  # whoever read the answers has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

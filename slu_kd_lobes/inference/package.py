@@ -1,0 +1,412 @@
+"""Finished runs as folders that others load in one line.
+
+The layout is that of SpeechBrain's pre-trained models: ``hyperparams.yaml``
+(how the model is made and what is loaded into it), the weights (``*.ckpt``)
+and ``README.md``, the model card; a student also has ``custom_interface.py``
+for SpeechBrain's ``foreign_class``, and ``requirements.txt``.
+"""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
+from ruamel.yaml.tag import Tag
+
+from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.evaluation.metrics import rejection_threshold
+from slu_kd_lobes.evaluation.report import results_table
+from slu_kd_lobes.inference.classifier import PACKAGE_FORMAT, package_hash
+from slu_kd_lobes.inference.model_card import (
+    markdown_table,
+    model_card,
+    public_command,
+)
+from slu_kd_lobes.inference.templates import (
+    ENCODER,
+    ENCODER_LIMITS,
+    ENCODER_SOURCES,
+    INTERFACE,
+    STUDENT,
+    STUDENT_LIMITS,
+    USE,
+)
+from slu_kd_lobes.training.checkpoints import WholeCheckpointer
+from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.utils.environment import git_commit, package_versions
+from slu_kd_lobes.utils.files import check_writable, read_csv, whole, write_text
+from slu_kd_lobes.utils.fingerprints import file_fingerprint, module_fingerprint
+
+
+def rejection_of(path, schema, keep):
+    """The threshold, and what it does on validation data.
+
+    Arguments
+    ---------
+    path : str or Path
+        The run's predictions on validation data.
+    schema : SlotSchema
+        Names of the slots.
+    keep : float
+        Share of the right answers that is kept.
+
+    Returns
+    -------
+    float
+        The threshold.
+    dict
+        ``n_valid``, ``kept`` (percent of the right answers), ``wrong`` and
+        ``caught``, the wrong answers and those that are rejected.
+    """
+    rows = read_csv(path)
+    probabilities = np.ones(len(rows))
+    right = np.ones(len(rows), dtype=bool)
+    for name in schema.names:
+        probabilities *= [float(row[f"{name}_probability"]) for row in rows]
+        right &= [
+            row[f"{name}_true"] == row[f"{name}_predicted"] for row in rows
+        ]
+    threshold = rejection_threshold(probabilities, right, keep)
+    accepted = probabilities >= threshold
+    return threshold, {
+        "n_valid": len(rows),
+        "kept": 100 * float(accepted[right].mean()) if right.any() else 0.0,
+        "wrong": int((~right).sum()),
+        "caught": int((~right & ~accepted).sum()),
+    }
+
+
+def load_run(run):
+    """The modules of a finished run, as it tested them.
+
+    Arguments
+    ---------
+    run : Path
+        Output folder of the run.
+
+    Returns
+    -------
+    hparams : dict
+    text : str
+        The complete YAML.
+    modules : dict
+        ``encoder`` and ``student``.
+    schema : SlotSchema
+
+    Raises
+    ------
+    ValueError
+        If the run is not finished, or its encoder is not there any more.
+    """
+    for name in ("hyperparams.yaml", "metrics.json", "predictions_valid.csv"):
+        if not (run / name).is_file():
+            raise ValueError(
+                f"{run} is not the folder of a finished run: it has no {name}; "
+                "run its command again to the end"
+            )
+    hparams, text = load_hparams(run / "hyperparams.yaml")
+    if "make_encoder" not in hparams:
+        raise ValueError(
+            f"{run} is a run of an older version of this recipe: train it "
+            "again with this one, or package it with that one"
+        )
+    best = "valid_error" if hparams["test_epoch"] == "best" else None
+    checkpoint = WholeCheckpointer(run / "save").find_checkpoint(min_key=best)
+    if checkpoint is None:
+        raise ValueError(f"{run}/save has no checkpoint: train again")
+    schema = SlotSchema.load(checkpoint.path / "slots.ckpt")
+    encoder = hparams["make_encoder"]()
+    saved = checkpoint.path / "encoder.ckpt"
+    if saved.is_file():
+        encoder.load_state_dict(torch.load(saved, weights_only=True))
+    else:
+        made_from = json.loads((checkpoint.path / "made_from.ckpt").read_text())
+        if made_from["encoder"] != module_fingerprint(encoder):
+            raise ValueError(
+                f"the encoder of {run} has changed since it was trained: "
+                "restore it, or train again"
+            )
+    student = hparams["student"](
+        num_logits=schema.num_logits,
+        input_size=encoder.feature_size,
+        layers=encoder.layers,
+    )
+    weights = torch.load(checkpoint.path / "student.ckpt", weights_only=True)
+    student.load_state_dict(weights)
+    modules = {"encoder": encoder.eval(), "student": student.eval()}
+    return hparams, text, modules, schema
+
+
+def package_run(run, out, keep=0.98):
+    """Writes the folder of a finished run; whole or not at all.
+
+    Arguments
+    ---------
+    run : str or Path
+        Output folder of a finished run.
+    out : str or Path
+        The folder to be made.
+    keep : float
+        Share of the right answers on validation data that the rejection
+        threshold keeps, above 0 and at most 1.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If the run is not finished, or the folder is there already.
+    """
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists: choose another folder, or delete it")
+    hparams, text, modules, schema = load_run(run)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    threshold, rejection = rejection_of(
+        run / "predictions_valid.csv", schema, keep
+    )
+    encoder = modules["encoder"]
+    tree = YAML().load(resolve_references(text).getvalue())
+    encoder_node, copied = _encoder_node(tree, encoder)
+    student = {
+        "num_logits": schema.num_logits,
+        "input_size": encoder.feature_size,
+        "layers": encoder.layers,
+    }
+    # Encoders of others bring their weights; ours are saved here.
+    saved = {"student": modules["student"]}
+    if not encoder.frozen:
+        saved["encoder"] = encoder
+    rate = encoder.sample_rate
+    hyperparams = STUDENT.format(
+        package_format=PACKAGE_FORMAT,
+        sample_rate=rate,
+        threshold=threshold,
+        schema=json.dumps(schema.to_dict()),
+        encoder=object_yaml("encoder", encoder_node),
+        student=object_yaml("student", tree["student"], **student),
+        loadables="\n".join(f"        {name}: !ref <{name}>" for name in saved),
+        sha256=package_hash(schema, threshold, rate, modules),
+    )
+    card = _student_card(hparams, metrics, schema, threshold, rejection)
+    version = metrics["versions"]["slu_kd_lobes"]
+    check_writable(out.parent, 100)
+    with whole(out) as part:
+        part.mkdir()
+        if copied is not None:
+            shutil.copytree(copied, part / "encoder")
+        for name, module in saved.items():
+            save_weights(module, part / f"{name}.ckpt")
+        for name, content in {
+            "hyperparams.yaml": hyperparams,
+            "custom_interface.py": INTERFACE,
+            "requirements.txt": f"slu-kd-lobes=={version}\n",
+            "README.md": card,
+        }.items():
+            write_text(part / name, content)
+    return out
+
+
+def _encoder_node(tree, encoder):
+    """How the encoder is made, and the folder that must go with it."""
+    node = tree["encoders"][tree["encoder"]]
+    if not encoder.frozen:
+        del node["source"]
+        return node, None
+    source = node["source"]
+    if not Path(source).is_dir():
+        return node, None
+    node["source"] = TaggedScalar(
+        "<package_folder>/encoder", style=None, tag=Tag(suffix="!ref")
+    )
+    return node, source
+
+
+def object_yaml(key, node, **arguments):
+    """YAML that makes an object where a configuration made its constructor.
+
+    Arguments
+    ---------
+    key : str
+    node : ruamel.yaml.comments.CommentedMap
+        A ``!name:`` with its arguments.
+    **arguments
+        More of these; they win.
+
+    Returns
+    -------
+    str
+        The key with a ``!new:`` of the same.
+
+    Example
+    -------
+    >>> node = YAML().load("a: !name:x.Y\\n  b: 1")["a"]
+    >>> print(object_yaml("a", node, c=2))
+    a: !new:x.Y
+      b: 1
+      c: 2
+    """
+    made = CommentedMap({**node, **arguments})
+    tag = node.tag.value.replace("!name:", "!new:", 1)
+    made.yaml_set_ctag(Tag(suffix=tag))
+    out = io.StringIO()
+    YAML().dump({key: made}, out)
+    return out.getvalue().rstrip()
+
+
+def save_weights(module, path):
+    """Writes the weights of a module, whole or not at all.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    path : str or Path
+    """
+    state = {name: x.detach().cpu() for name, x in module.state_dict().items()}
+    buffer = io.BytesIO()  # a file's name would be part of its content
+    torch.save(state, buffer)
+    with whole(path) as part:
+        part.write_bytes(buffer.getvalue())
+
+
+def _student_card(hparams, metrics, schema, threshold, rejection):
+    """The model card of a student, from what the run left."""
+    main, test = metrics["main_test"], metrics["test"]
+    tests = {
+        main if name == "test" else name: block
+        for name, block in metrics.items()
+        if isinstance(block, dict) and "intent_error" in block
+    }
+    teaching = "It was trained on the labels alone."
+    if hparams["teachers"]:
+        teaching = (
+            f"Its {' and its '.join(hparams['teachers'])} (a fine-tuned text "
+            "model on the\ntranscripts) taught it by knowledge distillation."
+        )
+    sizes = metrics["parameters"]
+    return model_card(
+        f"Spoken commands to slots: {metrics['config']}",
+        f"A student of {sizes['trained']:,} trained parameters on an encoder "
+        f"of {sizes['frozen']:,} frozen\nones ({hparams['encoder']}) hears a "
+        f"command and fills {len(schema.names)} slots, without writing it "
+        f"down.\n{teaching}",
+        {
+            "Use": USE,
+            "Slots": markdown_table(
+                ["slot", "values"],
+                [
+                    [name, ", ".join(values)]
+                    for name, values in schema.values.items()
+                ],
+            ),
+            "Results": (
+                f"Trained on {metrics['n_train']:,} utterances, seed "
+                f"{metrics['seed']}, the {hparams['test_epoch']} epoch tested."
+                f"\n\n```\n{results_table(tests)}\n```\n\n"
+                f"Calibration on `{main}`: negative log likelihood "
+                f"{test['nll']:.3f}, expected\ncalibration error "
+                f"{test['ece']:.3f}."
+            ),
+            "Rejection": (
+                "An answer is rejected when the product of its slots' "
+                f"probabilities is below\n{threshold}. On the "
+                f"{rejection['n_valid']:,} validation utterances that keeps "
+                f"{rejection['kept']:.1f} %\nof the right answers and rejects "
+                f"{rejection['caught']} of the {rejection['wrong']} wrong ones."
+            ),
+        },
+        STUDENT_LIMITS,
+        {**metrics["versions"], "commit": metrics["commit"]},
+    )
+
+
+def package_encoder(folder, encoder, facts):
+    """Writes a pre-trained encoder; each file whole or not at all.
+
+    The model card comes last and states the hash of the weights, so that
+    files of two exports are not taken for one.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Made if missing. Other files in it are left alone.
+    encoder : SincNetEncoder
+        With the weights.
+    facts : dict
+        What the run knows: ``encoder``, how the encoder is made (an object's
+        YAML with its key); ``description`` (a sentence on the data),
+        ``command`` (its arguments, a list), ``data`` ({split: (utterances,
+        hours)}), ``seed``, ``epochs``, ``epoch`` and ``accuracies`` ({name:
+        percent}).
+
+    Example
+    -------
+    >>> from slu_kd_lobes.students.sincnet import SincNetEncoder
+    >>> encoder, folder = SincNetEncoder(), getfixture("tmp_path")
+    >>> package_encoder(
+    ...     folder,
+    ...     encoder,
+    ...     {
+    ...         "encoder": "encoder: "
+    ...         "!new:slu_kd_lobes.students.sincnet.SincNetEncoder",
+    ...         "description": "Trained on nothing.",
+    ...         "command": ["train.py", "--seed=1"],
+    ...         "data": {"train": (0, 0.0)},
+    ...         "seed": 1,
+    ...         "epochs": 0,
+    ...         "epoch": 0,
+    ...         "accuracies": {"words": 0.01},
+    ...     },
+    ... )
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'encoder.ckpt', 'hyperparams.yaml']
+    """
+    folder = Path(folder)
+    save_weights(encoder, folder / "encoder.ckpt")
+    hyperparams = ENCODER.format(
+        feature_size=encoder.feature_size,
+        sample_rate=encoder.sample_rate,
+        encoder=facts["encoder"],
+    )
+    write_text(folder / "hyperparams.yaml", hyperparams)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    data = [
+        [split, f"{utterances:,}", f"{hours:.2f}"]
+        for split, (utterances, hours) in facts["data"].items()
+    ]
+    accuracies = [[k, f"{v:.2f}"] for k, v in facts["accuracies"].items()]
+    digest = file_fingerprint(folder / "encoder.ckpt")
+    card = model_card(
+        "SincNet encoder, pre-trained for speech recognition",
+        f"{facts['description']}\n\nA SincNet front end, two bidirectional GRU "
+        f"layers of 40 ms and two of 160 ms\n({parameters:,} parameters) turn "
+        f"audio of {encoder.sample_rate} Hz into one vector of\n"
+        f"{encoder.feature_size} values every 160 ms. It is the encoder of "
+        "Lugosch et al. 2019 and of the\nstudent of Cho et al. 2020; "
+        "`hyperparams.yaml` shows how to load it.",
+        {
+            "Training": (
+                f"```\n{public_command(facts['command'])}\n```\n\n"
+                + markdown_table(["split", "utterances", "hours"], data)
+                + f"\n\nSeed {facts['seed']}; {facts['epochs']} epochs, of "
+                f"which epoch {facts['epoch']} is the one with the best\n"
+                "validation word accuracy, and the one that is here."
+            ),
+            "Validation accuracy": markdown_table(
+                ["what is right", "%"], accuracies
+            ),
+            "Weights": f"SHA-256 of `encoder.ckpt`: `{digest}`",
+            "Sources": ENCODER_SOURCES,
+        },
+        ENCODER_LIMITS,
+        {**package_versions(), "commit": git_commit()},
+    )
+    write_text(folder / "README.md", card)

@@ -1,0 +1,1 @@
+"""What is minimised: terms of the loss, distances, and their weights."""

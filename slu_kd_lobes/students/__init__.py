@@ -1,0 +1,1 @@
+"""What hears: encoders, and the classifier that is trained on them."""

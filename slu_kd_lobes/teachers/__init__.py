@@ -1,0 +1,1 @@
+"""What reads: text models, their tables, and controls in their place."""

@@ -1,0 +1,419 @@
+"""Tables of what a frozen text model says of every transcript.
+
+A corpus has few different transcripts (248 in Fluent Speech Commands), so a
+text model reads each of them once, into a table; the student never runs BERT.
+
+Source: Cho et al. 2020, section 3.3 (teacher and professor) and 4.2.1.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+
+from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.evaluation.metrics import intent_errors
+from slu_kd_lobes.teachers.text_teacher import TextTeacher
+from slu_kd_lobes.training.brain import StudentBrain
+from slu_kd_lobes.utils.files import whole
+from slu_kd_lobes.utils.fingerprints import (
+    check_made_from,
+    fingerprint,
+    model_fingerprint,
+)
+
+logger = get_logger(__name__)
+
+REMEDY = "delete it, and it is made again"
+
+
+class TeacherTable:
+    """What a text model says of each transcript: logits, or a vector.
+
+    Arguments
+    ---------
+    transcripts : list of str
+        Normalised transcripts, without repetition.
+    outputs : torch.Tensor
+        What is said of each, [transcripts, values].
+    made_from : dict
+        Fingerprints of what shaped the table.
+    errors : dict
+        Error of the model on each split, in percent of its transcripts.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "table.safetensors"
+    >>> made_from = {"text_encoder": "MiniLM", "schema": "5f"}
+    >>> table = TeacherTable(["lights on"], torch.zeros(1, 2), made_from)
+    >>> table.save(path)
+    >>> TeacherTable.load(path, made_from).look_up(["Lights on!"])
+    tensor([[0., 0.]])
+    >>> TeacherTable.load(path, {**made_from, "schema": "e0"})
+    Traceback (most recent call last):
+    ...
+    ValueError: ...table.safetensors was made from another schema: delete it, \
+and it is made again
+    """
+
+    def __init__(self, transcripts, outputs, made_from, errors=None):
+        self.transcripts = list(transcripts)
+        self.outputs = outputs
+        self.made_from = made_from
+        self.errors = errors or {}
+        self._rows = {text: i for i, text in enumerate(self.transcripts)}
+
+    def look_up(self, texts):
+        """What is said of transcripts.
+
+        Arguments
+        ---------
+        texts : list of str
+            Any writing of the transcripts.
+
+        Returns
+        -------
+        torch.Tensor
+            [len(texts), values].
+
+        Raises
+        ------
+        ValueError
+            If a transcript is not in the table.
+        """
+        keys = [normalise_transcript(text) for text in texts]
+        unknown = [key for key in keys if key not in self._rows]
+        if unknown:
+            raise ValueError(
+                f"the table of the text model has no row for the transcript "
+                f"'{unknown[0]}' (and {len(unknown) - 1} others): it was made "
+                f"from other data; {REMEDY}"
+            )
+        rows = [self._rows[key] for key in keys]
+        return self.outputs[torch.tensor(rows, dtype=torch.long)]
+
+    def distinct(self, texts):
+        """What is said of the different transcripts among some.
+
+        Arguments
+        ---------
+        texts : list of str
+
+        Returns
+        -------
+        outputs : torch.Tensor
+            [different, values], in the order of the normalised transcripts.
+        first : torch.Tensor
+            Where each stands first in `texts`, [different].
+        which : torch.Tensor
+            Row of `outputs` for each of `texts`, [len(texts)].
+        """
+        keys = [normalise_transcript(text) for text in texts]
+        names, first, which = np.unique(
+            keys, return_index=True, return_inverse=True
+        )
+        places = torch.from_numpy(first), torch.from_numpy(which)
+        return self.look_up(names.tolist()), *places
+
+    def save(self, path):
+        """Writes the table, whole or not at all.
+
+        Arguments
+        ---------
+        path : str or Path
+            A ``.safetensors`` file.
+        """
+        outputs = self.outputs.contiguous()
+        metadata = {
+            "transcripts": json.dumps(self.transcripts),
+            "made_from": json.dumps(self.made_from),
+            "errors": json.dumps(self.errors),
+        }
+        metadata["sha256"] = _checksum(metadata, outputs)
+        with whole(path) as part:
+            save_file({"outputs": outputs}, part, metadata)
+
+    @classmethod
+    def load(cls, path, made_from=None):
+        """Reads a table and checks what it was made from.
+
+        Arguments
+        ---------
+        path : str or Path
+            A ``.safetensors`` file.
+        made_from : dict or None
+            What it must have been made from; None takes it as it is.
+
+        Returns
+        -------
+        TeacherTable
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or was made from something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as f:
+                metadata = f.metadata()
+                outputs = f.get_tensor("outputs")
+            table = cls(
+                json.loads(metadata["transcripts"]),
+                outputs,
+                json.loads(metadata["made_from"]),
+                json.loads(metadata["errors"]),
+            )
+            intact = metadata.pop("sha256") == _checksum(metadata, outputs)
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            intact = False
+        if not intact:
+            raise ValueError(f"{path} is damaged: {REMEDY}")
+        if made_from is not None:
+            check_made_from(path, table.made_from, made_from, REMEDY)
+        return table
+
+
+def _checksum(metadata, outputs):
+    """Hash of all that a table says."""
+    text = json.dumps(metadata, sort_keys=True)
+    return fingerprint(text.encode() + outputs.numpy().tobytes())
+
+
+class TeacherBrain(StudentBrain):
+    """Fine-tunes a text model on transcripts."""
+
+    def compute_forward(self, batch, stage):
+        """Returns the logits of the batch's transcripts."""
+        return self.modules.teacher(batch["transcript"])
+
+    def compute_objectives(self, logits, batch, stage):
+        """Returns the slot cross entropy."""
+        targets = batch["targets"].to(self.device)
+        loss = self.hparams.loss(logits, targets, self.hparams.slices)
+        self.log_terms(len(targets), loss=loss)
+        return loss
+
+    def start_epoch(self, epoch):
+        """Sets the learning rate of the epoch."""
+        lr = self.hparams.lr * self.hparams.lr_decay ** (epoch - 1)
+        sb.nnet.schedulers.update_learning_rate(self.optimizer, lr)
+
+
+class TextModel:
+    """A text model by name, and the table of what it says.
+
+    Arguments
+    ---------
+    name : str
+    text_encoder : str
+        Any BERT-like model, by folder or hub name.
+    pooling : torch.nn.Module
+        How the outputs of the tokens become that of the sentence; see
+        :mod:`slu_kd_lobes.teachers.text_teacher`.
+    folder : str or Path
+        Where tables live.
+    max_length : int
+        Tokens of a sentence that are read.
+    fine_tuning : dict or None
+        None for the vectors of the text encoder as it is. Otherwise
+        ``number_of_epochs``, ``batch_size``, ``lr``, ``lr_decay`` (a factor an
+        epoch), ``opt_class``, ``loss``, ``seed``; ``max_train_error``: a model
+        that is wrong on more of its transcripts, in percent, is refused;
+        ``text``: ``whole``, the transcripts of the whole training set, or
+        ``subset``, those of the part that is drawn.
+    """
+
+    def __init__(
+        self,
+        name,
+        text_encoder,
+        pooling,
+        folder,
+        max_length=60,
+        fine_tuning=None,
+    ):
+        self.name = name
+        self.text_encoder = text_encoder
+        self.pooling = pooling
+        self.folder = Path(folder)
+        self.max_length = max_length
+        self.fine_tuning = fine_tuning
+        if fine_tuning and fine_tuning["text"] not in ("whole", "subset"):
+            raise ValueError(
+                f"text of the fine-tuning is '{fine_tuning['text']}': choose "
+                "whole or subset"
+            )
+
+    def table(self, manifests, run_opts):
+        """Loads the table for a corpus; makes it first if need be.
+
+        Arguments
+        ---------
+        manifests : slu_kd_lobes.data.manifests.Manifests
+        run_opts : dict
+            Options of SpeechBrain's Brain, such as the device.
+
+        Returns
+        -------
+        TeacherTable
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be had, or is not good enough to teach.
+        """
+        splits = self.transcripts(manifests)
+        made_from = self.made_from(manifests.schema, splits)
+        key = fingerprint(made_from)[:12]
+        path = self.folder / f"{self.name}-{key}" / "table.safetensors"
+        run_on_main(
+            self._make, [manifests.schema, splits, made_from, path, run_opts]
+        )
+        return TeacherTable.load(path, made_from)
+
+    def transcripts(self, manifests):
+        """Targets by transcript, of each split; ``train`` is what it reads."""
+        subset = self.fine_tuning and self.fine_tuning["text"] == "subset"
+        return {
+            "train": manifests.transcripts("train" if subset else "text"),
+            "valid": manifests.transcripts("valid"),
+            **{name: manifests.transcripts(name) for name in manifests.tests},
+        }
+
+    def made_from(self, schema, splits):
+        """Fingerprints of all that shapes a table; see `transcripts`."""
+        settings = [repr(self.pooling), self.max_length]
+        if self.fine_tuning:
+            settings.append({k: repr(v) for k, v in self.fine_tuning.items()})
+        # Other test sets with the same transcripts need no other table.
+        read = [list(splits["train"].items()), _all_transcripts(splits)]
+        return {
+            "settings": fingerprint(settings),
+            "text_encoder": model_fingerprint(self.text_encoder),
+            "schema": schema.fingerprint,
+            "transcripts": fingerprint(read),
+        }
+
+    def fine_tuned(self, schema, transcripts, run_opts):
+        """Fine-tunes the text encoder.
+
+        Arguments
+        ---------
+        schema : SlotSchema
+        transcripts : dict
+            Targets by transcript.
+        run_opts : dict
+
+        Returns
+        -------
+        TextTeacher
+        """
+        hparams = {**self.fine_tuning, "slices": schema.slices}
+        seed = hparams.pop("seed")
+        sb.utils.seed.seed_everything(seed)
+        teacher = TextTeacher(
+            self.text_encoder,
+            schema.num_logits,
+            self.pooling,
+            max_length=self.max_length,
+        )
+        brain = TeacherBrain(
+            {"teacher": teacher},
+            opt_class=hparams["opt_class"],
+            hparams=hparams,
+            run_opts=run_opts,
+        )
+        brain.distributed_launch = False  # one process trains it for all
+        items = [
+            {"transcript": text, "targets": torch.tensor(targets)}
+            for text, targets in transcripts.items()
+        ]
+        loader = torch.utils.data.DataLoader(
+            items,
+            batch_size=hparams["batch_size"],
+            shuffle=True,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        brain.fit(range(1, hparams["number_of_epochs"] + 1), loader)
+        return teacher
+
+    def _make(self, schema, splits, made_from, path, run_opts):
+        """Leaves a sound table at the path."""
+        if path.is_file():
+            TeacherTable.load(path, made_from)
+            logger.info(f"What the {self.name} says stands in {path}")
+            return
+        if self.fine_tuning:
+            logger.info(
+                f"There is no {self.name} for this data and these settings "
+                f"yet: training it now on {len(splits['train'])} transcripts"
+            )
+            model = self.fine_tuned(schema, splits["train"], run_opts)
+        else:
+            model = TextTeacher(
+                self.text_encoder, None, self.pooling, self.max_length
+            )
+        transcripts = _all_transcripts(splits)
+        table = TeacherTable(transcripts, read(model, transcripts), made_from)
+        if self.fine_tuning:
+            self._check(table, splits, schema)
+        table.save(path)
+        logger.info(f"{len(transcripts)} transcripts are in {path}")
+
+    def _check(self, table, splits, schema):
+        """Notes the errors; refuses a model that would teach mistakes."""
+        for split, targets in splits.items():
+            wrong = intent_errors(
+                table.look_up(targets),
+                torch.tensor(list(targets.values())),
+                schema.slices,
+            )
+            table.errors[split] = round(100 * float(wrong.mean()), 4)
+        shown = ", ".join(f"{k} {v:.2f} %" for k, v in table.errors.items())
+        logger.info(f"Error of the {self.name} on transcripts: {shown}")
+        bound = self.fine_tuning["max_train_error"]
+        if not table.errors["train"] <= bound:
+            raise ValueError(
+                f"the {self.name} is wrong on {table.errors['train']:.2f} % of "
+                f"its training transcripts, more than max_train_error "
+                f"({bound} %): train it longer (number_of_epochs), choose "
+                "another lr or text_encoder, or raise the bound"
+            )
+        if not table.outputs.isfinite().all():
+            raise ValueError(
+                f"the {self.name} gives logits that are not finite: lower its "
+                "lr"
+            )
+
+
+def _all_transcripts(splits):
+    return sorted(set().union(*splits.values()))
+
+
+@torch.no_grad()
+def read(model, transcripts, batch_size=256):
+    """What a text model says of transcripts, in eval mode.
+
+    Arguments
+    ---------
+    model : TextTeacher
+    transcripts : list of str
+    batch_size : int
+
+    Returns
+    -------
+    torch.Tensor
+        [transcripts, values].
+    """
+    model.eval()
+    batches = [
+        model(transcripts[i : i + batch_size]).float().cpu()
+        for i in range(0, len(transcripts), batch_size)
+    ]
+    return torch.cat(batches)

@@ -1,0 +1,1 @@
+"""How a run goes: configuration, run folder, training loop, checkpoints."""

@@ -1,0 +1,337 @@
+"""Configurations: one complete YAML, and short ones that replace its values.
+
+A short file names the complete one (``base: base.yaml``, relative to itself)
+and gives other values for some of its keys; so does the command line.
+HyperPyYAML's own override mechanism puts them in.
+"""
+
+import difflib
+import io
+import os
+from pathlib import Path
+
+from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml.core import recursive_update
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
+
+COMMAND_LINE = "command line"
+
+
+def _yaml():
+    yaml = YAML()  # round trip: keeps tags, order and comments
+    yaml.width = 4096
+    return yaml
+
+
+def _parse(text, source):
+    try:
+        return _yaml().load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(
+            f"{source} is not valid YAML{line}: {reason}"
+        ) from error
+
+
+def _read(path):
+    content = _parse(path.read_text(encoding="utf-8"), path)
+    if not isinstance(content, CommentedMap):
+        raise ValueError(f"{path} must consist of lines 'key: value'")
+    return content
+
+
+def _tag(value):
+    return getattr(getattr(value, "tag", None), "value", None)
+
+
+def _is_text(default):
+    """Whether a key takes text: a name, a path, or nothing so far."""
+    tag = str(_tag(default) or "")
+    is_plain = isinstance(default, str) and not isinstance(
+        default, TaggedScalar
+    )
+    tags = ("!apply:", "!ref", "!PLACEHOLDER")
+    return default is None or is_plain or tag.startswith(tags)
+
+
+def typed_value(key, text, default):
+    """What a text on the command line stands for.
+
+    Arguments
+    ---------
+    key : str
+    text : str
+        As it was typed.
+    default
+        The value of the key in the complete YAML, which says of what kind the
+        new one must be. For names and paths the text is used as it is, with a
+        leading ``~`` expanded; ``null`` is None.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ValueError
+        If it is of another kind.
+
+    Example
+    -------
+    >>> typed_value("data_folder", "My Corpus #2", "data")
+    'My Corpus #2'
+    >>> typed_value("output_folder", "20240101", "results")
+    '20240101'
+    >>> typed_value("lr", "1e-3", 0.1)
+    0.001
+    >>> typed_value("lr", "fast", 0.1)
+    Traceback (most recent call last):
+    ...
+    ValueError: command line: 'lr' must be a number, as 0.1 is; it is 'fast'
+    """
+    if text == "null":
+        return None
+    if not _is_text(default):
+        value = _parse(text, f"{COMMAND_LINE}: '{key}'")
+    elif default is None and text.startswith(("[", "{")):
+        value = _parse(text, f"{COMMAND_LINE}: '{key}'")
+    else:
+        # HyperPyYAML would look for a key of that name.
+        if "<" in text and ">" in text:
+            raise ValueError(
+                f"{COMMAND_LINE}: '{key}' cannot hold both < and >, as "
+                f"{text!r} does: choose another name"
+            )
+        value = os.path.expanduser(text) if text.startswith("~") else text
+    check_kind(key, value, default, COMMAND_LINE)
+    return value
+
+
+def check_kind(key, value, default, source):
+    """Refuses a word where the complete YAML has a number, and the like.
+
+    Arguments
+    ---------
+    key : str
+    value, default
+        New and old value, as ruamel.yaml gives them.
+    source : str
+        Where the new one stands, for the message.
+
+    Raises
+    ------
+    ValueError
+        If they are of different kinds.
+    """
+    if value is None or _tag(value):
+        return
+    wanted = None
+    if str(_tag(default)).startswith(("!new:", "!name:")):
+        if not isinstance(value, dict):
+            wanted = f"an object, as {_tag(default)} is, or its arguments"
+    elif isinstance(default, (bool, ScalarBoolean)):
+        if not isinstance(value, (bool, ScalarBoolean)):
+            wanted = f"True or False, as {bool(default)} is"
+    elif isinstance(default, (int, float)):
+        is_bool = isinstance(value, (bool, ScalarBoolean))
+        if not isinstance(value, (int, float)) or is_bool:
+            wanted = f"a number, as {default} is"
+    elif isinstance(default, CommentedSeq) and not _tag(default):
+        if not isinstance(value, list):
+            wanted = f"a list such as [{value}]"
+    elif isinstance(default, CommentedMap) and not isinstance(value, dict):
+        wanted = f"keys and values such as {{{next(iter(default))}: ...}}"
+    elif _is_text(default) and default is not None:
+        if not isinstance(value, str):
+            wanted = f"text (in quotes where YAML needs them: '{value}')"
+    if wanted:
+        raise ValueError(
+            f"{source}: '{key}' must be {wanted}; it is {str(value)!r}"
+        )
+
+
+def _check_keys(keys, base, source):
+    for key in keys:
+        if key not in base:
+            near = difflib.get_close_matches(str(key), map(str, base), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "see the base file"
+            raise ValueError(f"{source}: there is no key '{key}'; {hint}")
+
+
+def _check_nested(key, value, default, source):
+    """Checks the keys of a section that is no object's arguments."""
+    if isinstance(value, CommentedMap) and isinstance(default, CommentedMap):
+        if not _tag(default):
+            _check_keys(value, default, f"{source}: {key}")
+        for name, part in value.items():
+            if name in default:
+                _check_nested(f"{key}.{name}", part, default[name], source)
+    else:
+        check_kind(key, value, default, source)
+
+
+def _replace(tree, key, value, source):
+    """Puts a value in the place of another; keys of mappings are merged."""
+    if not (isinstance(value, dict) and isinstance(tree[key], dict)):
+        tree[key] = value
+        return
+    try:
+        recursive_update(tree[key], value)
+    except TypeError as error:
+        raise ValueError(f"{source}: '{key}': {error}") from error
+
+
+def _check_choices(tree, source):
+    """Refuses a choice that is on no menu; see hparams/base.yaml."""
+    for value in tree.values():
+        if _tag(value) != "!apply:operator.getitem":
+            continue
+        menu, key = (str(part.value).strip("<>") for part in value)
+        if tree[key] not in tree[menu]:
+            raise ValueError(
+                f"{source}: '{key}' is '{tree[key]}', which is not one of "
+                f"{', '.join(tree[menu])}"
+            )
+
+
+def complete_yaml(hparams_file, overrides=None):
+    """The complete YAML of a configuration, with its references.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        A complete file, or a short one with the key ``base``.
+    overrides : dict or None
+        From the command line: what was typed, by key.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If a key does not exist in the complete YAML, or a value is of another
+        kind.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "base.yaml").write_text("lr: 0.1\\nepochs: 3\\n")
+    >>> _ = (folder / "fast.yaml").write_text("base: base.yaml\\nlr: 1.0\\n")
+    >>> print(complete_yaml(folder / "fast.yaml", {"epochs": "1"}), end="")
+    lr: 1.0
+    epochs: 1
+    >>> complete_yaml(folder / "fast.yaml", {"epoch": "1"})
+    Traceback (most recent call last):
+    ...
+    ValueError: command line: there is no key 'epoch'; did you mean 'epochs'?
+    """
+    path = Path(hparams_file)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no configuration file {path}")
+    tree = _read(path)
+    if "base" in tree:
+        short = tree
+        base = path.parent / short.pop("base")
+        if not base.is_file():
+            raise FileNotFoundError(f"{path}: its base {base} does not exist")
+        tree = _read(base)
+        _check_keys(short, tree, path)
+        for key, value in short.items():
+            _check_nested(key, value, tree[key], path)
+            _replace(tree, key, value, path)
+    overrides = overrides or {}
+    _check_keys(overrides, tree, COMMAND_LINE)
+    for key, text in overrides.items():
+        value = typed_value(key, text, tree[key])
+        _check_nested(key, value, tree[key], COMMAND_LINE)
+        _replace(tree, key, value, COMMAND_LINE)
+    _check_choices(tree, path)
+    text = io.StringIO()
+    _yaml().dump(tree, text)
+    return text.getvalue()
+
+
+def load_hparams(hparams_file, overrides=None):
+    """Objects of a configuration, and the complete YAML they come from.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        A complete file, or a short one with the key ``base``.
+    overrides : dict or None
+        From the command line: what was typed, by key.
+
+    Returns
+    -------
+    hparams : dict
+        What HyperPyYAML made of the YAML.
+    text : str
+        The complete YAML, with its references.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If a key, a value or the making of an object is wrong.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "base.yaml"
+    >>> _ = path.write_text("lr: 0.1\\nhalf: !ref <lr> / 2\\n")
+    >>> load_hparams(path, {"lr": "0.4"})[0]["half"]
+    0.2
+    """
+    text = complete_yaml(hparams_file, overrides)
+    try:
+        return load_hyperpyyaml(text), text
+    except (TypeError, ImportError, AttributeError, YAMLError) as error:
+        # HyperPyYAML appends its own explanation after the first line.
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{hparams_file}: {reason}") from error
+
+
+def settings(text):
+    """What a complete YAML says, however it is laid out.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    dict
+        Plain values by key; that of an object is ``[tag, arguments]``.
+
+    Example
+    -------
+    >>> settings("a: 1  # one\\nb: !new:x.Y\\n  c: 2\\n")
+    {'a': 1, 'b': ['!new:x.Y', {'c': 2}]}
+    >>> settings('a: ["b", null]') == settings("a:\\n  - b\\n  -\\n")
+    True
+    """
+    return _plain(_parse(text, "the YAML"))
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        plain = {key: _plain(part) for key, part in value.items()}
+    elif isinstance(value, list):
+        plain = [_plain(part) for part in value]
+    elif isinstance(value, TaggedScalar):
+        plain = value.value
+    elif isinstance(value, (bool, ScalarBoolean)):
+        plain = bool(value)
+    else:
+        kinds = (kind for kind in (int, float, str) if isinstance(value, kind))
+        plain = next((kind(value) for kind in kinds), value)
+    return [_tag(value), plain] if _tag(value) else plain

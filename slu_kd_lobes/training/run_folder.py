@@ -1,0 +1,227 @@
+"""The command line of a run, and the folder that it fills."""
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    infer_device,
+    is_distributed_initialized,
+    run_on_main,
+)
+from speechbrain.utils.run_opts import RunOptions
+
+from slu_kd_lobes.training.hparams import settings
+from slu_kd_lobes.utils.files import check_writable, write_text
+
+logger = logging.getLogger(__name__)
+
+#: Keys that shape no number. A run may go on, or be found again, with others:
+#: places (hashes tell what lies there), names, and how the work is done.
+SHAPES_NO_NUMBER = frozenset(
+    "config output_folder save_folder train_log tensorboard_folder "
+    "manifest_folder data_folder csv_folder encoder_source feature_folder "
+    "teacher_folder text_encoder transcript_folder recogniser_source "
+    "alignment_folder start_from export_folder data_description "
+    "num_workers utterances_in_memory skip_prep test_epoch".split()
+)
+
+
+def split_arguments(arguments, options):
+    """Sets the keys of a configuration apart from a program's own options.
+
+    Arguments
+    ---------
+    arguments : list of str
+        ``--key=value`` or ``--key value``.
+    options : iterable of str
+        Options of the program, without dashes.
+
+    Returns
+    -------
+    own : list of str
+        Those of the program, and what belongs to no key.
+    overrides : dict
+        The other values, as they were typed, by key.
+
+    Raises
+    ------
+    ValueError
+        If a key has no value.
+
+    Example
+    -------
+    >>> split_arguments(
+    ...     ["base.yaml", "--device=cpu", "--lr", "0.1", "--name=a = b #2"],
+    ...     ["device"],
+    ... )
+    (['base.yaml', '--device=cpu'], {'lr': '0.1', 'name': 'a = b #2'})
+    """
+    own, overrides, left = [], {}, list(arguments)
+    while left:
+        argument = left.pop(0)
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            own.append(argument)
+        elif key in options or key.replace("-", "_") in options:
+            own.append(argument)
+            if not equals and left and not left[0].startswith("--"):
+                own.append(left.pop(0))
+        elif equals:
+            overrides[key] = value
+        elif left and not left[0].startswith("--"):
+            overrides[key] = left.pop(0)
+        else:
+            raise ValueError(f"--{key} has no value: give --{key}=VALUE")
+    return own, overrides
+
+
+def parse_arguments(arguments):
+    """Reads the command line of a script, and joins the processes of torchrun.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The configuration, then options of SpeechBrain and keys of the
+        configuration.
+
+    Returns
+    -------
+    hparams_file : str
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        With the device.
+    overrides : dict
+        What was typed, by key of the configuration.
+
+    Raises
+    ------
+    ValueError
+        If there is no configuration, or a key has no value.
+    """
+    own, overrides = split_arguments(arguments, RunOptions().as_dict())
+    if not own or own[0].startswith("--"):
+        raise ValueError(
+            "give a configuration first, such as hparams/baseline.yaml"
+        )
+    _, run_opts, _ = sb.parse_arguments(own)
+    device = run_opts.device or infer_device()
+    own.append(f"--device={device}")
+    if device == "cpu":
+        own.append("--distributed_backend=gloo")
+    hparams_file, run_opts, _ = sb.parse_arguments(own)
+    ddp_init_group(run_opts)
+    return hparams_file, run_opts, overrides
+
+
+def start_or_resume(folder, text, free=()):
+    """Makes the folder of a run, or goes on in that of the same run.
+
+    Arguments
+    ---------
+    folder : str or Path
+    text : str
+        The complete YAML of the run; it is kept as ``hyperparams.yaml``,
+        which can itself be run.
+    free : iterable of str
+        Keys that may differ although they shape numbers.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another run.
+    OSError
+        If it cannot be written to.
+    """
+    check_same_run(folder, text, free)
+    check_writable(folder, megabytes=100)
+    sb.create_experiment_directory(str(folder))
+    run_on_main(write_text, [Path(folder) / "hyperparams.yaml", text])
+
+
+def check_same_run(folder, text, free=()):
+    """Refuses to go on with a run that another configuration began.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of the run.
+    text : str
+        The complete YAML of this run.
+    free : iterable of str
+        See `start_or_resume`.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds the configuration of another run.
+    """
+    saved = Path(folder) / "hyperparams.yaml"
+    if not saved.is_file():
+        return
+    old, new = settings(saved.read_text(encoding="utf-8")), settings(text)
+    remedy = "choose another --output_folder, or delete that folder"
+    if old.keys() != new.keys():
+        raise ValueError(
+            f"{folder} holds a run of another version of this recipe: {remedy}"
+        )
+    differing = [k for k in differing_keys(old, new) if k not in free]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run of another configuration (different: "
+            f"{', '.join(differing)}): {remedy}"
+        )
+
+
+def differing_keys(first, second):
+    """Keys that shape numbers and have different values.
+
+    Arguments
+    ---------
+    first, second : dict
+        As `slu_kd_lobes.training.hparams.settings` gives them.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> differing_keys({"lr": 1, "num_workers": 0}, {"lr": 2, "num_workers": 4})
+    ['lr']
+    """
+    return [
+        key
+        for key in first
+        if first[key] != second[key] and key not in SHAPES_NO_NUMBER
+    ]
+
+
+def finish_run():
+    """Leaves the processes of torchrun."""
+    if is_distributed_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def one_sentence_errors():
+    """Ends the program with one sentence when an input is wrong.
+
+    For the part of a script before training. The traceback goes to the log
+    at debug level.
+
+    Example
+    -------
+    >>> with one_sentence_errors():
+    ...     raise ValueError("train_data.csv is empty")
+    Traceback (most recent call last):
+    ...
+    SystemExit: error: train_data.csv is empty
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        logger.debug("Bad input", exc_info=True)
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,1 @@
+"""Files, fingerprints, hubs, and facts of the machine."""

@@ -1,1 +1,0 @@
-recipes/fluent-speech-commands/distillation/train_many.py
