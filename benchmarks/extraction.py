@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from speechbrain.utils.data_utils import batch_pad_right
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.bundled import bundled
-from slu_kd_lobes.features import FeatureStore, _batches_of
-from slu_kd_lobes.files import write_json
-from slu_kd_lobes.provenance import peak_memory_mb
-from slu_kd_lobes.sincnet import SincNetEncoder
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.data.feature_store import FeatureStore, _batches_of
+from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.utils.environment import bundled, peak_memory_mb
+from slu_kd_lobes.utils.files import write_json
 
 SAMPLE_RATE = 16000
 SAMPLED_UTTERANCES = 2000
@@ -51,7 +50,7 @@ def read_manifest(path, corpus):
     Arguments
     ---------
     path : str
-        A manifest of train.py.
+        The training manifest of train.py, or the folder that it is in.
     corpus : str
         What `$data_root` stands for in it.
 
@@ -61,6 +60,8 @@ def read_manifest(path, corpus):
     durations : list
         In seconds.
     """
+    if Path(path).is_dir():
+        (path,) = Path(path).glob("*/train.csv")
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     wavs = [row["wav"].replace("$data_root", corpus) for row in rows]

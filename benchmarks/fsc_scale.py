@@ -32,10 +32,10 @@ from peer_end_to_end_slu import check_reference
 from results_page import plot_scaling, results_tables, write_page
 from standin import utterances
 
-from slu_kd_lobes.features import sha256
-from slu_kd_lobes.files import check_writable, write_json
-from slu_kd_lobes.hparams import one_sentence_errors
-from slu_kd_lobes.provenance import git_commit, package_versions
+from slu_kd_lobes.training.run_folder import one_sentence_errors
+from slu_kd_lobes.utils.environment import git_commit, package_versions
+from slu_kd_lobes.utils.files import check_writable, write_json
+from slu_kd_lobes.utils.fingerprints import fingerprint
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -57,7 +57,7 @@ class Steps:
     def __init__(self, folder, threads):
         self.folder = folder
         self.threads = str(threads)
-        names = ("slu_kd_lobes", "recipes", "hparams", "benchmarks")
+        names = ("slu_kd_lobes", "recipes", "benchmarks")
         files = sorted(
             path
             for name in names
@@ -66,7 +66,7 @@ class Steps:
             # What prints the figures does not change them.
             and path.stem not in ("fsc_scale", "results_page")
         )
-        self.code = sha256(b"".join(path.read_bytes() for path in files))
+        self.code = fingerprint(b"".join(path.read_bytes() for path in files))
 
     def run(self, name, *command):
         """Runs a Python script in an empty folder, unless that is done.
@@ -153,8 +153,9 @@ def train_command(output, cold, *overrides):
         f"--output_folder={output}",
         f"--feature_folder={cold}/features",
         f"--teacher_folder={cold}/teachers",
+        f"--manifest_folder={cold}/manifests",
         # A small stand-in has too few transcripts to teach a teacher.
-        "--teacher_overrides={max_train_error: 100}",
+        "--fine_tuning={max_train_error: 100}",
         "--device=cpu",
         *overrides,
     ]
@@ -213,10 +214,7 @@ def measure(folder, scale, threads, epochs, reference=None, only=None):
         out = f"--json={runs / name / 'metrics.json'}"
         return steps.run(name, str(HERE / file), *arguments, out)
 
-    manifest = [
-        f"--manifest={cold / 'manifests' / 'train.csv'}",
-        f"--corpus={folder}",
-    ]
+    manifest = [f"--manifest={cold / 'manifests'}", f"--corpus={folder}"]
     first = train("cold", "--number_of_epochs=1")
     extraction = script("extraction", "extraction.py", "stored", *manifest)
     forward = script("forward", "extraction.py", "forward", *manifest)
@@ -244,7 +242,7 @@ def measure(folder, scale, threads, epochs, reference=None, only=None):
     variants = {
         "stored_bf16": ["--precision=bf16", "--number_of_epochs=3"],
         "stored_compiled": ["--compile", "--number_of_epochs=3"],
-        "on_the_fly": ["--store_features=False", "--number_of_epochs=1"],
+        "on_the_fly": ["--features=on_the_fly", "--number_of_epochs=1"],
     }
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         variants.pop("stored_compiled")  # torch.compile needs a compiler

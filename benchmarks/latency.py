@@ -48,7 +48,7 @@ def torch_system(options):
     """The packaged model: a function from a waveform to slots, and bytes."""
     import torch
 
-    from slu_kd_lobes.interface import SpokenIntentClassifier
+    from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 
     torch.set_num_threads(1)
     model = SpokenIntentClassifier.from_hparams(options.model)
@@ -104,8 +104,11 @@ def whisper_system(options):
     """Recognition, and the transcript that shares most letters with it."""
     import torch
 
-    from slu_kd_lobes.cascade import NearestTranscript, TransformerRecogniser
-    from slu_kd_lobes.slots import SlotSchema
+    from slu_kd_lobes.data.slots import SlotSchema
+    from slu_kd_lobes.inference.recognisers import (
+        NearestTranscript,
+        TransformerRecogniser,
+    )
 
     torch.set_num_threads(1)
     recogniser = TransformerRecogniser(options.whisper)
@@ -178,9 +181,9 @@ def chosen_rows(options):
 
 def run_all(options):
     """Times every system, each in a process, and returns their figures."""
-    from slu_kd_lobes.audio import read_waveform
-    from slu_kd_lobes.interface import SpokenIntentClassifier
-    from slu_kd_lobes.onnx import export_onnx
+    from slu_kd_lobes.data.audio import read_waveform
+    from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
+    from slu_kd_lobes.inference.onnx import export_onnx
 
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -216,7 +219,7 @@ def table(figures):
     """The figures as Markdown."""
     from fsc_scale import cpu_model
 
-    from slu_kd_lobes.provenance import git_commit, package_versions
+    from slu_kd_lobes.utils.environment import git_commit, package_versions
 
     first = next(iter(figures.values()))
     versions = {**package_versions(), "commit": git_commit() or "unknown"}
@@ -260,7 +263,7 @@ def main():
         return
     from peer_end_to_end_slu import check_reference
 
-    from slu_kd_lobes.hparams import one_sentence_errors
+    from slu_kd_lobes.training.run_folder import one_sentence_errors
 
     with one_sentence_errors():
         if options.reference is not None:

@@ -35,9 +35,9 @@ from types import ModuleType, SimpleNamespace
 import torch
 from speechbrain.dataio import audio_io
 
-from slu_kd_lobes.files import write_json
-from slu_kd_lobes.hparams import one_sentence_errors
-from slu_kd_lobes.provenance import peak_memory_mb
+from slu_kd_lobes.training.run_folder import one_sentence_errors
+from slu_kd_lobes.utils.environment import peak_memory_mb
+from slu_kd_lobes.utils.files import write_json
 
 MODULES = ("data.py", "models.py", "training.py")
 EXPERIMENT = "experiments/no_unfreezing"

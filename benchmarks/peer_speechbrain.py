@@ -27,9 +27,9 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.nnet.RNN import GRU
 from speechbrain.utils.data_pipeline import CachedDynamicItem, provides, takes
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.files import write_json
-from slu_kd_lobes.provenance import peak_memory_mb
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.utils.environment import peak_memory_mb
+from slu_kd_lobes.utils.files import write_json
 
 SLOTS = ("action", "object", "location")
 
@@ -101,7 +101,7 @@ def dataio_prep(manifest, corpus, cache):
     Arguments
     ---------
     manifest : str
-        A manifest of train.py.
+        The training manifest of train.py, or the folder that it is in.
     corpus : str
         What `$data_root` stands for in it.
     cache : callable
@@ -112,6 +112,8 @@ def dataio_prep(manifest, corpus, cache):
     DynamicItemDataset
     list
     """
+    if Path(manifest).is_dir():
+        (manifest,) = map(str, Path(manifest).glob("*/train.csv"))
     encoder = bundled_encoder()
     labels = {slot: CategoricalEncoder() for slot in SLOTS}
 

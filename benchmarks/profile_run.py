@@ -91,12 +91,12 @@ def main():
     parser.add_argument("--checkout", type=Path, default=ROOT)
     parser.add_argument("--top", type=int, default=12)
     arguments = parser.parse_args()
-    recipe = "recipes/fluent-speech-commands/distillation"
+    recipe = "recipes/fluent-speech-commands/logit_distillation"
     sys.path.insert(0, str(arguments.checkout.resolve() / recipe))
     os.chdir(arguments.checkout)
     import train
-    from slu_kd_lobes.features import FeatureStore
-    from slu_kd_lobes.sincnet import SincNetEncoder
+    from slu_kd_lobes.data.feature_store import FeatureStore
+    from slu_kd_lobes.students.sincnet import SincNetEncoder
 
     profiles, steps = [], []
     if arguments.what == "training":

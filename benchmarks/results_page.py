@@ -3,7 +3,7 @@
 from collections import namedtuple
 from operator import itemgetter
 
-from slu_kd_lobes.files import write_text_atomically
+from slu_kd_lobes.utils.files import write_text
 
 PAGE = """\
 # What a run costs at the size of Fluent Speech Commands
@@ -174,7 +174,7 @@ def write_page(saved, path):
     saved = sorted(saved, key=lambda figures: figures["scale"])
     tables = "\n\n".join(results_tables(figures) for figures in saved)
     page = PAGE.format(tables=tables, marker=MARKER)
-    write_text_atomically(path, page.rstrip("\n") + (by_hand or "\n"))
+    write_text(path, page.rstrip("\n") + (by_hand or "\n"))
 
 
 def plot_scaling(saved, path):
@@ -187,7 +187,7 @@ def plot_scaling(saved, path):
     path : Path
         A PNG file.
     """
-    from slu_kd_lobes.report import plt, save_figure
+    from slu_kd_lobes.evaluation.report import plt, save_figure
 
     saved = sorted(saved, key=lambda figures: figures["scale"])
     sizes = [figures["utterances"]["train"] for figures in saved]

@@ -20,10 +20,10 @@ import numpy as np
 from speechbrain.dataio import audio_io
 from tqdm import tqdm
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.bundled import bundled
-from slu_kd_lobes.files import check_writable, write_json, write_text_atomically
-from slu_kd_lobes.hparams import one_sentence_errors
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.training.run_folder import one_sentence_errors
+from slu_kd_lobes.utils.environment import bundled
+from slu_kd_lobes.utils.files import check_writable, write_json, write_text
 
 VERSION = 1  # counts up when the same seed gives other files
 SPLITS = {"train": 23132, "valid": 3118, "test": 3793}  # utterances of FSC
@@ -143,7 +143,7 @@ def _make_split(folder, split, size, rng, progress):
         audio_io.save(folder / name, wav, SAMPLE_RATE)
         writer.writerow({**row, "": i, "path": name}.values())
         progress.update()
-    write_text_atomically(folder / "data" / f"{split}_data.csv", out.getvalue())
+    write_text(folder / "data" / f"{split}_data.csv", out.getvalue())
 
 
 def _read(path):

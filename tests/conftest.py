@@ -49,8 +49,9 @@ def small(tmp_path_factory):
     return {
         "csv_folder": folder,
         "feature_folder": folder / "features",
+        "manifest_folder": folder / "manifests",
         "teacher_folder": folder / "teachers",
-        "teacher_overrides": "{number_of_epochs: 8, max_train_error: 100}",
+        "fine_tuning": "{number_of_epochs: 8, max_train_error: 100}",
         "number_of_epochs": 3,
         "batch_size": 16,
     }
@@ -92,6 +93,6 @@ def recogniser(tmp_path_factory):
 def package(finished, tmp_path_factory):
     """The packaged folder of the finished run."""
     # Here, so that tests without it need not wait for SpeechBrain.
-    from slu_kd_lobes.package import package_run
+    from slu_kd_lobes.inference.package import package_run
 
     return package_run(finished[0], tmp_path_factory.mktemp("p") / "model")

@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hyperpyyaml import load_hyperpyyaml
+
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "recipes" / "fluent-speech-commands"))
+
+from prepare import prepare_fsc  # noqa: E402
+
 CORPUS = ROOT / "data" / "synthetic-commands"
 UNSTEADY = ("seconds", "peak_memory_mb", "commit")
 
@@ -46,6 +52,14 @@ def metrics_of(folder):
     """The metrics that the same command must repeat."""
     metrics = json.loads((folder / "metrics.json").read_text())
     return {k: v for k, v in metrics.items() if k not in UNSTEADY}
+
+
+def manifest_rows(folder, split):
+    """Rows of a split as a run read them; `wav` can be opened."""
+    text = (folder / "hyperparams.yaml").read_text()
+    corpus = load_hyperpyyaml(text)["corpus"]
+    manifests = prepare_fsc(**{**corpus, "skip_prep": True})
+    return manifests.read(split)
 
 
 def error_of_predictions(path):

@@ -20,15 +20,15 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.inference.encoders import WaveformEncoder
 
-from slu_kd_lobes.alignments import PHONES, unpack_alignment
-from slu_kd_lobes.asr_pretraining import (
+from slu_kd_lobes.data.alignments import PHONES, unpack_alignment
+from slu_kd_lobes.inference.model_card import public_command
+from slu_kd_lobes.losses.asr import (
     LETTERS,
     CTCObjective,
     FrameObjective,
     ctc_collapse,
 )
-from slu_kd_lobes.export import public_command
-from slu_kd_lobes.sincnet import SincNetEncoder
+from slu_kd_lobes.students.sincnet import SincNetEncoder
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "SincNet-ASR"
@@ -666,8 +666,7 @@ def test_the_targets_of_a_run_are_those_of_the_alignment(
         "num_words": 8,
         "utterances_in_memory": 0,
         "sample_rate": RATE,
-        "objective": FrameObjective(),
-        "aligned": True,
+        "loss": FrameObjective(),
     }
     item = train.dataio_prep(hparams)["train"][0]
     text = speech.grid(FIRST).read_text()
@@ -697,7 +696,9 @@ def test_the_model_card_tells_of_the_run(frames_run):
     (checkpoint,) = frames_run.glob("save/CKPT*")
     meta = (checkpoint / "CKPT.yaml").read_text()
     accuracy = {
-        level: float(re.search(rf"^{level}_accuracy: (\S+)$", meta, re.M)[1])
+        level: float(
+            re.search(rf"^valid_{level}_accuracy: (\S+)$", meta, re.M)[1]
+        )
         for level in ("phoneme", "word")
     }
     weights = (frames_run / "encoder" / "encoder.ckpt").read_bytes()
@@ -733,7 +734,7 @@ def test_the_best_epoch_is_exported_not_the_last(
     state = {name: x + 0.5 for name, x in state.items()}
     torch.save(state, best / "encoder.ckpt")
     train.main(
-        arguments(speech, run, augment=True, data_description="'Only tones.'")
+        arguments(speech, run, augment=True, data_description="Only tones.")
     )
     exported = torch.load(run / "encoder" / "encoder.ckpt", weights_only=True)
     assert exported.keys() == state.keys()
@@ -821,7 +822,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 def test_ctc_run(speech, train, tmp_path):
     train.main(arguments(speech, tmp_path, hparams="ctc"))
     saved = load_hyperpyyaml((tmp_path / "hyperparams.yaml").read_text())
-    assert isinstance(saved["objective"], CTCObjective)
+    assert isinstance(saved["loss"], CTCObjective)
     assert saved["excerpt"] is None
     assert saved["phoneme_head"].w.weight.shape == (29, 256)
     lines = validation_lines(tmp_path)
@@ -843,7 +844,7 @@ def test_debug_run_leaves_the_exported_encoder_alone(speech, train, tmp_path):
     "hparams, changes, message",
     [
         ("frames", {"data_folder": "/no/corpus"}, "/no/corpus does not exist"),
-        ("frames", {"aligned": False}, "does not go with FrameObjective"),
+        ("frames", {"objective": "words"}, "not one of frames, ctc"),
         ("ctc", {"num_phones": 20}, "num_phones is 20, and there are 29"),
         ("frames", {"num_epochs": 3}, "there is no key 'num_epochs'"),
     ],

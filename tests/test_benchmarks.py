@@ -344,8 +344,8 @@ def test_a_run_finds_the_features_that_the_first_one_stored(tmp_path, calls):
     assert stores[0] == stores[1] == stores[2]
     assert f"--feature_folder={tmp_path}/runs/cold/features" in stores[0]
     assert "--number_of_epochs=7" in calls["stored"]
-    assert "--store_features=False" in calls["on_the_fly"]
-    assert "--store_features=False" not in calls["stored"]
+    assert "--features=on_the_fly" in calls["on_the_fly"]
+    assert "--features=on_the_fly" not in calls["stored"]
 
 
 def test_peers_are_left_out_on_request(tmp_path, calls):

@@ -6,15 +6,15 @@ import pytest
 import torch
 from running import CORPUS, error_of_predictions, run
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.cascade import (
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.inference.recognisers import (
     NearestTranscript,
     SpeechBrainRecogniser,
     TranscriptStore,
     TransformerRecogniser,
 )
-from slu_kd_lobes.files import read_csv
-from slu_kd_lobes.text import normalise_transcript
+from slu_kd_lobes.utils.files import read_csv
 
 SLICES = {"action": slice(0, 2), "object": slice(2, 5)}
 
@@ -113,9 +113,10 @@ def test_the_recipe_runs_and_leaves_what_students_leave(
 ):
     options = {
         "csv_folder": small["csv_folder"],
-        "teacher_overrides": "{number_of_epochs: 1}",
+        "manifest_folder": small["manifest_folder"],
+        "fine_tuning": "{number_of_epochs: 1}",
         "transcript_folder": tmp_path / "transcripts",
-        "recogniser": f"{{source: {recogniser}}}",
+        "recogniser_source": recogniser,
         "reader": reader,
         "output_folder": tmp_path / reader,
     }

@@ -9,7 +9,7 @@ import torch
 from running import CORPUS
 from speechbrain.dataio import audio_io
 
-from slu_kd_lobes.cli import main
+from slu_kd_lobes.inference.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,25 @@ def test_rejected_answers_say_so(model, recordings, tmp_path, capsys):
     main(["classify", path, "--model", model])
     shown = capsys.readouterr().out.splitlines()[1]
     assert shown.endswith("rejected") == answer["rejected"]
+
+
+@pytest.mark.parametrize("old, new", [("export", "onnx"), ("demo", "page")])
+def test_a_renamed_command_says_its_new_name(old, new, capsys):
+    """In a line, and does nothing."""
+    assert main([old, "--model", "none"]) == 2
+    assert (
+        capsys.readouterr().err == f"error: the command is now: slu-kd {new}\n"
+    )
+
+
+def test_a_package_of_another_version_is_a_line(
+    model, recordings, tmp_path, capsys
+):
+    """It says what to do."""
+    shutil.copytree(model, tmp_path / "old")
+    path = tmp_path / "old" / "hyperparams.yaml"
+    path.write_text(path.read_text().replace("package_format: 2\n", ""))
+    command = ["classify", recordings[0], "--model", str(tmp_path / "old")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "another version of slu_kd_lobes: package its run again" in said

@@ -8,11 +8,11 @@ import pytest
 import torch
 from running import CORPUS
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.cli import main
-from slu_kd_lobes.encoders import TransformerEncoder
-from slu_kd_lobes.interface import SpokenIntentClassifier
-from slu_kd_lobes.onnx import export_onnx
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
+from slu_kd_lobes.inference.cli import main
+from slu_kd_lobes.inference.onnx import export_onnx
+from slu_kd_lobes.students.encoders import TransformerEncoder
 
 
 @pytest.fixture(scope="module")
@@ -92,5 +92,5 @@ def test_other_encoders_are_refused(model, tmp_path, transformer_folders):
 
 def test_export_on_the_command_line(package, tmp_path, capsys):
     out = tmp_path / "model.onnx"
-    assert main(["export", str(package), str(out)]) == 0
+    assert main(["onnx", str(package), str(out)]) == 0
     assert str(out) in capsys.readouterr().out and out.is_file()

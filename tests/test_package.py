@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from running import CORPUS, environment
+from running import environment, manifest_rows
 from speechbrain.inference.interfaces import foreign_class
 
-from slu_kd_lobes.interface import SpokenIntentClassifier
-from slu_kd_lobes.metrics import rejection_threshold
-from slu_kd_lobes.package import package_run
+from slu_kd_lobes.evaluation.metrics import rejection_threshold
+from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
+from slu_kd_lobes.inference.package import package_run
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,9 @@ def test_answers_are_those_of_the_run(finished, model):
     """Value and probability of every slot of every test utterance."""
     with open(finished[0] / "predictions_test.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    with open(finished[0] / "manifests" / "test.csv", encoding="utf-8") as file:
-        wavs = {row["ID"]: row["wav"] for row in csv.DictReader(file)}
+    wavs = {r["ID"]: r["wav"] for r in manifest_rows(finished[0], "test")}
     for row in rows:
-        path = wavs[row["ID"]].replace("$data_root", str(CORPUS))
-        answer = model.classify_file(path)
+        answer = model.classify_file(wavs[row["ID"]])
         product = 1.0
         for name, slot in answer["slots"].items():
             assert slot["value"] == row[f"{name}_predicted"]
@@ -142,6 +140,25 @@ def test_a_changed_file_is_refused(package, tmp_path, name, change):
         SpokenIntentClassifier.from_hparams(source=copy)
 
 
+def test_a_package_of_another_version_is_refused(package, tmp_path):
+    """In a sentence that says so, however it is loaded."""
+    old = changed(
+        package, tmp_path, "hyperparams.yaml", edit("package_format: 2\n", "")
+    )
+    message = "was packaged by another version of slu_kd_lobes"
+    with pytest.raises(ValueError, match=message):
+        SpokenIntentClassifier.from_hparams(source=old)
+
+
+def test_a_run_of_an_older_version_is_refused(finished, tmp_path):
+    """Its configuration had no menu of encoders."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "hyperparams.yaml").write_text("encoder: sincnet\n")
+    with pytest.raises(ValueError, match="of an older version"):
+        package_run(run, tmp_path / "model")
+
+
 def test_an_existing_folder_and_an_unfinished_run_are_refused(
     finished, package, tmp_path
 ):
@@ -162,9 +179,9 @@ def test_another_encoder_than_that_of_the_training_is_refused(
     """The checkpoint knows its fingerprint."""
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
-    for path in run.glob("save/*/provenance.ckpt"):
-        sources = json.loads(path.read_text())
-        path.write_text(json.dumps({**sources, "encoder": "0"}))
+    for path in run.glob("save/*/made_from.ckpt"):
+        made_from = json.loads(path.read_text())
+        path.write_text(json.dumps({**made_from, "encoder": "0"}))
     with pytest.raises(ValueError, match="encoder .* has changed"):
         package_run(run, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -202,7 +219,14 @@ def test_threshold_worked_out_by_hand():
 def test_make_names_the_command(package):
     """The console script is what the Makefile calls."""
     result = subprocess.run(
-        [sys.executable, "-m", "slu_kd_lobes.cli", "package", "none", "out"],
+        [
+            sys.executable,
+            "-m",
+            "slu_kd_lobes.inference.cli",
+            "package",
+            "none",
+            "out",
+        ],
         env=environment(),
         capture_output=True,
         text=True,

@@ -6,23 +6,22 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from running import (
-    CORPUS,
     ROOT,
     command,
     environment,
     error_of_predictions,
+    manifest_rows,
     metrics_of,
     run,
 )
 
-from slu_kd_lobes.interface import SpokenIntentClassifier
-from slu_kd_lobes.package import package_run
+from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
+from slu_kd_lobes.inference.package import package_run
 
 ENCODER = ROOT / "pretrained" / "sincnet-read-speech" / "encoder.ckpt"
 
@@ -85,32 +84,10 @@ def test_same_command_again_gives_the_same(finished):
 def test_saved_yaml_runs_from_the_recipes_folder(finished, tmp_path):
     """The complete YAML repeats the run, from another folder."""
     folder, _, _ = finished
-    recipe = ROOT / "recipes" / "fluent-speech-commands" / "distillation"
-    places = {
-        "output_folder": tmp_path / "again",
-        "save_folder": tmp_path / "again" / "save",
-        "manifest_folder": tmp_path / "again" / "manifests",
-        "train_log": tmp_path / "again" / "log.txt",
-        "tensorboard_folder": tmp_path / "again" / "tensorboard",
-        "train_logger": f"{{save_file: {tmp_path}/again/log.txt}}",
-        "checkpointer": f"{{checkpoints_dir: {tmp_path}/again/save}}",
-    }
-    run(str(folder / "hyperparams.yaml"), places, cwd=recipe)
+    recipe = ROOT / "recipes/fluent-speech-commands/logit_distillation"
+    again = {"output_folder": tmp_path / "again"}
+    run(str(folder / "hyperparams.yaml"), again, cwd=recipe)
     assert metrics_of(tmp_path / "again") == metrics_of(folder)
-
-
-def test_teacher_of_its_own_script_is_used(finished):
-    """train_teacher.py finds the teacher that train.py has trained."""
-    _, _, options = finished
-    keys = ("csv_folder", "teacher_folder")
-    teacher = {
-        **{key: options[key] for key in keys},
-        "number_of_epochs": 8,
-        "max_train_error": 100,
-    }
-    printed = run("teacher", teacher, script="train_teacher.py")
-    assert "table of logits is" in printed
-    assert "training it now" not in printed
 
 
 def test_killed_run_goes_on_to_the_same_result(finished, small, tmp_path):
@@ -140,7 +117,7 @@ def test_checkpoint_carries_its_slots(finished):
     """The label map stands beside the weights."""
     (folder, *_) = (finished[0] / "save").glob("CKPT*")
     names = {path.stem for path in folder.iterdir()}
-    assert {"student", "slots", "provenance", "history"} <= names
+    assert {"student", "slots", "made_from", "history"} <= names
     weights = torch.load(folder / "student.ckpt", weights_only=True)
     assert weights["classifier.weight"].shape == (24, 256)
 
@@ -153,7 +130,12 @@ def test_checkpoint_carries_its_slots(finished):
         ({"data_folder": "/no/such/place"}, ["/no/such/place"]),
         ({"encoder_source": "/no/such/encoder"}, ["/no/such/encoder"]),
         ({"text_encoder": "no/such-model"}, ["no/such-model"]),
-        ({"encoder_dropout": "True"}, ["store_features", "encoder_dropout"]),
+        ({"encoder_source": "null"}, ["encoder_source", "hears nothing"]),
+        ({"features": "dropped"}, ["features", "on_the_fly", "unfreeze_all"]),
+        ({"sample_rate": 8000}, ["sample_rate", "16000"]),
+        ({"teacher_weights": "batch_error"}, ["professor", "teacher"]),
+        ({"teachers": "[sentence]"}, ["sentence", "professor"]),
+        ({"data_folder": "My Corpus #2"}, ["My Corpus #2"]),
         ({"slots": "[action, colour]"}, ["colour"]),
     ],
 )
@@ -189,52 +171,86 @@ def test_stops_when_the_loss_is_not_finite(small, tmp_path):
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_trains_without_stored_features(small, tmp_path):
-    """Unfreezing runs the encoder in the loop and moves its top layers."""
-    options = {
-        **small,
-        "output_folder": tmp_path / "run",
-        "store_features": "False",
-        "unfreezing": "!new:slu_kd_lobes.unfreezing.GradualUnfreezing "
-        "{modules: word}",
-    }
+@pytest.mark.parametrize("features", ["unfreeze_word", "unfreeze_all"])
+def test_unfreezing_moves_the_top_layers(small, tmp_path, features):
+    """The encoder runs in the loop; in three epochs two layers have moved."""
+    folder = tmp_path / "run"
+    options = {**small, "output_folder": folder, "features": features}
     run("distill_hybrid_mae_err", options)
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["parameters"] == {"trained": 1380160, "frozen": 0}
-    (checkpoint, *_) = (tmp_path / "run" / "save").glob("CKPT*")
+    (checkpoint, *_) = (folder / "save").glob("CKPT*")
     after = torch.load(checkpoint / "encoder.ckpt", weights_only=True)
     before = torch.load(ENCODER, weights_only=True)
     moved = {key for key in after if not torch.equal(after[key], before[key])}
     assert moved and all(key.startswith("word_layers") for key in moved)
-    log = (tmp_path / "run" / "train_log.txt").read_text()
+    log = (folder / "train_log.txt").read_text()
     assert "gamma" in log
 
 
-def test_processes_of_torchrun_give_the_losses_of_one(small, tmp_path):
-    """Two processes, dropout on, one batch of 16, one store read by both."""
+def test_features_on_the_fly_are_those_of_the_store(finished, tmp_path):
+    """Without dropout, where they are made changes nothing but rounding."""
+    folder, _, options = finished
+    fly = {**options, "output_folder": tmp_path, "features": "on_the_fly"}
+    run("distill_teacher_mae_exp", fly)
+    for one, two in zip(history_of(folder), history_of(tmp_path)):
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_dropout_of_the_frozen_encoder_is_on_only_in_training(small, tmp_path):
+    """It changes the training loss, and nothing of the encoder."""
+    histories = []
+    for features in ("on_the_fly", "dropout"):
+        folder = tmp_path / features
+        run(
+            "baseline",
+            {**small, "output_folder": folder, "features": features},
+        )
+        histories.append(history_of(folder))
+        assert not list(folder.glob("save/*/encoder.ckpt"))
+    first, second = (history[0] for history in histories)
+    assert first["train_loss"] != pytest.approx(second["train_loss"], rel=1e-3)
+
+
+TELLING = """
+import sys
+sys.path.insert(0, {recipe!r})
+import train
+from slu_kd_lobes.utils.fingerprints import weights_fingerprint
+
+fit = train.SLUBrain.fit
+
+def fit_and_tell(brain, *args, **kwargs):
+    fit(brain, *args, **kwargs)
+    found = weights_fingerprint(brain.modules)
+    print("weights of process", brain.rank, found, flush=True)
+
+train.SLUBrain.fit = fit_and_tell
+train.main(sys.argv[1:])
+"""
+
+
+def test_two_processes_train_one_student(small, tmp_path):
+    """It ends with equal weights on both, and a loss like that of one."""
+    script = tmp_path / "telling.py"
+    recipe = ROOT / "recipes/fluent-speech-commands/logit_distillation"
+    script.write_text(TELLING.format(recipe=str(recipe)))
     single = {**small, "output_folder": tmp_path / "one"}
-    single["feature_folder"] = tmp_path / "features"
-    several = {**single, "output_folder": tmp_path / "two"}
-    run("distill_hybrid_mae_err", several, processes=2)
+    single |= {"feature_folder": tmp_path / "features", "batch_size": 8}
+    single |= {"number_of_epochs": 12}
+    several = {**single, "output_folder": tmp_path / "two", "batch_size": 4}
+    printed = run("baseline", several, script=str(script), processes=2)
     store = list((tmp_path / "features").glob("*/*"))
     assert sorted(path.suffix for path in store) == [".bin", ".json"]
-    run("distill_hybrid_mae_err", single)
-    losses = [
-        [
-            float(value)
-            for value in re.findall(
-                r"[\d.]+(?:e[-+]\d+)?",
-                (tmp_path / name / "train_log.txt").read_text(),
-            )
-        ]
-        for name in ("one", "two")
-    ]
-    assert len(losses[0]) == 3 * 9
-    assert losses[0] == pytest.approx(losses[1], rel=0.011)
+    run("baseline", single)
     one, two = (history_of(tmp_path / name) for name in ("one", "two"))
-    assert len(one) == len(two) == 3
-    for epoch, other in zip(one, two):
-        assert epoch == pytest.approx(other, rel=1e-4)
+    assert len(one) == len(two) == 12
+    for history in (one, two):
+        assert history[-1]["train_loss"] < history[0]["train_loss"] / 2
+    for name in ("train_loss", "valid_loss"):
+        assert one[-1][name] == pytest.approx(two[-1][name], rel=0.25)
+    weights = dict(re.findall(r"weights of process (\d) (\w+)", printed))
+    assert weights.keys() == {"0", "1"} and weights["0"] == weights["1"]
 
 
 def test_validates_every_so_many_epochs_and_at_the_end(small, tmp_path):
@@ -274,85 +290,8 @@ def test_an_interval_below_one_epoch_is_refused(small, tmp_path):
 
 
 def history_of(folder):
-    """Statistics of all epochs, as the last checkpoint has them."""
-    paths = (folder / "save").glob("CKPT*/history.ckpt")
-    return max((json.loads(path.read_text()) for path in paths), key=len)
-
-
-def test_students_trained_together_are_those_trained_alone(small, tmp_path):
-    """Configurations and seeds in one process; also after a kill -9."""
-    arguments = {**small, "results": tmp_path / "many"}
-    configs = ["baseline", "distill_hybrid_mae_err"]
-    many = [sys.executable, "train_many.py"]
-    many += [f"hparams/{config}.yaml" for config in configs]
-    many += ["--seeds", "1234", "7", "--workers=2", "--device=cpu"]
-    many += [f"--{key}={value}" for key, value in arguments.items()]
-    options = dict(cwd=ROOT, env=environment(), text=True)
-    process = subprocess.Popen(many, stdout=-3, stderr=-3, **options)
-    deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("many/*/7/save/CKPT*/CKPT.yaml")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list(tmp_path.glob("many/*/*/metrics.json"))
-    again = subprocess.run(many, capture_output=True, **options)
-    assert again.returncode == 0, again.stderr
-    for config, seed in ((configs[0], 7), (configs[1], 1234)):
-        folder = tmp_path / "alone" / config
-        run(config, {**small, "seed": seed, "output_folder": folder})
-        together = tmp_path / "many" / config / str(seed)
-        assert metrics_of(together) == metrics_of(folder)
-        predictions = [
-            (path / "predictions_test.csv").read_text()
-            for path in (folder, together)
-        ]
-        assert predictions[0] == predictions[1]
-
-
-def test_students_share_the_noise_of_an_encoder_in_training(small, tmp_path):
-    """One pass of the encoder with dropout serves all with the same order."""
-    options = {
-        **small,
-        "number_of_epochs": 1,
-        "store_features": "False",
-        "encoder_dropout": "True",
-        "shuffle_seed": 0,
-    }
-    many = {**options, "results": tmp_path / "many", "seeds": 7}
-    run("baseline", many, script="train_many.py")
-    alone = {**options, "seed": 7, "output_folder": tmp_path / "alone"}
-    run("baseline", alone)
-    together = tmp_path / "many" / "baseline" / "7"
-    assert metrics_of(together) == metrics_of(tmp_path / "alone")
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        (
-            {
-                "store_features": "False",
-                "unfreezing": "!new:slu_kd_lobes.unfreezing.GradualUnfreezing "
-                "{modules: word}",
-            },
-            ["unfreezes", "train.py"],
-        ),
-        ({"seeds": "one"}, ["--seeds", "one"]),
-        ({"workers": 0}, ["--workers", "at least 1"]),
-        ({"results": "/proc/no"}, ["/proc/no"]),
-    ],
-)
-def test_students_that_cannot_share_are_refused(
-    small, tmp_path, options, words
-):
-    """In a sentence, before anything is written."""
-    places = {**small, "results": tmp_path / "many", **options}
-    printed = run("baseline", places, script="train_many.py", fails=True)
-    last = printed.strip().splitlines()[-1]
-    assert all(word in last for word in words)
-    assert "Traceback" not in printed
-    assert not list(tmp_path.glob("many/**/hyperparams.yaml"))
+    """Statistics of all epochs."""
+    return json.loads((folder / "metrics.json").read_text())["history"]
 
 
 def test_unfreezing_needs_one_process(small, tmp_path):
@@ -360,27 +299,53 @@ def test_unfreezing_needs_one_process(small, tmp_path):
     options = {
         **small,
         "output_folder": tmp_path / "run",
-        "store_features": "False",
-        "unfreezing": "!new:slu_kd_lobes.unfreezing.GradualUnfreezing "
-        "{modules: word}",
+        "features": "unfreeze_word",
     }
     printed = run("baseline", options, fails=True, processes=2)
     assert "error: an encoder that unfreezes cannot train" in printed
 
 
-def test_students_that_cannot_share_the_data_are_refused(small, tmp_path):
-    """One sentence that names the key; nothing is left."""
-    other = tmp_path / "other.yaml"
-    base = ROOT / "hparams" / "base.yaml"
-    other.write_text(f"base: {base}\nteachers: []\ntrain_fraction: 0.5\n")
-    many = [sys.executable, "train_many.py", "hparams/baseline.yaml"]
-    many += [str(other), f"--results={tmp_path / 'many'}"]
-    many += [f"--{key}={value}" for key, value in small.items()]
-    options = dict(cwd=ROOT, env=environment(), text=True)
-    result = subprocess.run(many, capture_output=True, **options)
-    assert result.returncode != 0
-    assert "must share (train_fraction): train them apart" in result.stderr
-    assert not [path for path in tmp_path.rglob("many/**") if path.is_file()]
+def test_a_run_killed_inside_an_epoch_goes_on_to_the_same(small, tmp_path):
+    """After a checkpoint inside an epoch: the numbers of a run without."""
+    options = {**small, "batch_size": 4, "number_of_epochs": 2}
+    run("distill_hybrid_mae_err", {**options, "output_folder": tmp_path / "a"})
+    options |= {"output_folder": tmp_path / "b", "ckpt_interval_steps": 5}
+    process = subprocess.Popen(
+        command("distill_hybrid_mae_err", options),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    # 12 steps an epoch: after the first epoch, in the middle of the second.
+    while not is_inside(tmp_path / "b", 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "b" / "metrics.json").exists()
+    run("distill_hybrid_mae_err", options)
+    assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
+    for name in ("test", "utt_test", "valid"):
+        one, two = (
+            (tmp_path / f / f"predictions_{name}.csv").read_text() for f in "ab"
+        )
+        assert one == two
+
+
+def is_inside(folder, epoch):
+    """Whether the newest checkpoint was taken inside an epoch."""
+    for path in folder.glob("save/CKPT*/CKPT.yaml"):
+        try:
+            counter = (path.parent / "counter.ckpt").read_text()
+            if "end-of-epoch: false" in path.read_text() and (
+                int(counter) == epoch
+            ):
+                return True
+        except OSError:  # deleted meanwhile
+            continue
+    return False
 
 
 def test_another_encoder_needs_no_other_recipe(
@@ -389,11 +354,12 @@ def test_another_encoder_needs_no_other_recipe(
     """All layers of a WavLM are stored, their sum learnt, a package made."""
     source = tmp_path / "wavlm"
     shutil.copytree(transformer_folders / "wavlm", source)
-    kind = "!new:slu_kd_lobes.encoders.TransformerEncoder"
     folder = tmp_path / "run"
     options = {
         **small,
-        "encoder": f"{kind} {{source: {source}, layers: all}}",
+        "encoder": "transformer",
+        "encoder_source": source,
+        "encoder_layers": "all",
         "output_folder": folder,
         "feature_folder": tmp_path / "features",
     }
@@ -402,7 +368,7 @@ def test_another_encoder_needs_no_other_recipe(
     again = {**options, "output_folder": tmp_path / "again"}
     assert "Encoding" not in run("baseline", again)
     assert metrics_of(folder) == metrics_of(tmp_path / "again")
-    wrong = {**again, "encoder_dropout": True}
+    wrong = {**again, "features": "dropout"}
     wrong["output_folder"] = tmp_path / "wrong"
     said = run("baseline", wrong, fails=True)
     assert "error: TransformerEncoder stays as it is" in said
@@ -412,11 +378,9 @@ def test_another_encoder_needs_no_other_recipe(
     assert model.mods.student.layer_sum.weights.abs().max() > 0
     with open(folder / "predictions_test.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    with open(folder / "manifests" / "test.csv", encoding="utf-8") as file:
-        wavs = {row["ID"]: row["wav"] for row in csv.DictReader(file)}
+    wavs = {row["ID"]: row["wav"] for row in manifest_rows(folder, "test")}
     for row in rows:
-        path = wavs[row["ID"]].replace("$data_root", str(CORPUS))
-        answer = model.classify_file(path)["slots"]
+        answer = model.classify_file(wavs[row["ID"]])["slots"]
         assert {name: slot["value"] for name, slot in answer.items()} == {
             name: row[f"{name}_predicted"] for name in answer
         }

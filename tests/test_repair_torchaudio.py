@@ -1,4 +1,4 @@
-"""slu_kd_lobes/repair_torchaudio.py repairs one fault and leaves all else alone.
+"""utils/repair_torchaudio.py repairs one fault and leaves all else alone.
 
 The script runs as a user runs it, in its own process, on stand-ins for torch
 and torchaudio that fail to import in the same way as the real ones.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "slu_kd_lobes" / "repair_torchaudio.py"
+SCRIPT = Path(__file__).parent.parent / "slu_kd_lobes" / "utils" / "repair_torchaudio.py"
 
 # Like the real one: loads its compiled files if there are any. The loader's
 # own message comes first in the traceback, torch's shorter one last.

@@ -9,7 +9,7 @@ import time
 import pytest
 from running import CORPUS, environment
 
-from slu_kd_lobes.interface import SpokenIntentClassifier
+from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 
 pytest.importorskip("gradio")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -30,7 +30,7 @@ def page(package):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "slu_kd_lobes.cli", "demo"]
+    command = [sys.executable, "-m", "slu_kd_lobes.inference.cli", "page"]
     command += [f"--model={package}", f"--port={port}"]
     command += [f"--examples={CORPUS / 'wavs'}"]
     env = {**environment(), "GRADIO_ANALYTICS_ENABLED": "False"}
