@@ -97,9 +97,8 @@ demo: setup ## train the default student on the small corpus
 tables: setup ## run all experiments of a corpus: make tables DATA=...
 	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)"
 
-report: setup ## write results/report.html: make report DATA=...
-	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)" \
-		--only-report --html
+report: setup ## write results/report.html from results/*.csv
+	$(BIN)/python experiments.py experiments/*.yaml --tables --html
 
 package: setup ## make a model folder: make package RUN=results/... OUT=...
 	$(BIN)/slu-kd package "$(RUN)" "$(OUT)"

@@ -1,52 +1,39 @@
 """A matrix of runs: what is declared, trained once, tested and reported."""
 
 import csv
+import gzip
 import importlib.util
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from running import CORPUS, ROOT, environment, metrics_of, run
-from scipy import stats
-from speechbrain.dataio import audio_io
 
+from slu_kd_lobes.experiments.engine import read_matrices
 from slu_kd_lobes.experiments.matrix import (
-    Run,
     check_tests,
     read_matrix,
+    read_systems,
     runs_of,
+    typed,
 )
-from slu_kd_lobes.experiments.noise import (
-    condition_name,
-    corrupt,
-    noisy_corpus,
-    room_response,
-)
-from slu_kd_lobes.experiments.outcomes import (
-    Outcome,
-    compare,
-    shares,
-    summarise,
-)
-from slu_kd_lobes.experiments.statistics import (
-    bootstrap_difference,
-    mcnemar,
-    paired_difference,
-    risk_coverage,
-    wilson_interval,
-)
+from slu_kd_lobes.experiments.records import read_records, write_records
+from slu_kd_lobes.experiments.tables import make_tables
+from slu_kd_lobes.training.hparams import complete_yaml, settings
 
 NO_RAY = (
     "no Ray cluster answers at"
     if importlib.util.find_spec("ray")
     else "Ray is not installed"
 )
+MATRICES = ROOT / "experiments"
 MATRIX = """
 title: Tiny
 reference: no KD
@@ -59,25 +46,28 @@ conditions:
 systems:
   no KD: {config: hparams/baseline.yaml, paper: {whole: 1.25}}
   KL, T 2:
-    config: hparams/distill_teacher_mse_b05.yaml
-    overrides:
-      kd_distance: "!new:slu_kd_lobes.losses.KLDistance {temperature: 2.0}"
+"""
+SYSTEMS = """
+KL, T 2:
+  config: hparams/distill_teacher_mse_b05.yaml
+  overrides: {kd_distance: kl, kd_temperature: 2.0}
 """
 
 
-def write_matrix(folder, text=MATRIX):
-    path = folder / "tiny.yaml"
+def write_matrix(folder, text=MATRIX, systems=SYSTEMS, name="tiny"):
+    (folder / "systems.yaml").write_text(systems, encoding="utf-8")
+    path = folder / f"{name}.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def experiments(small, folder, *more):
-    """The command line of the tiny matrix."""
-    options = {k: v for k, v in small.items() if k.endswith("overrides")}
-    options |= {"number_of_epochs": 3, "batch_size": 16}
+def experiments(small, folder, *more, names=("tiny",)):
+    """The command line of matrices."""
+    options = {key: small[key] for key in ("fine_tuning", "batch_size")}
+    options["number_of_epochs"] = 3
     return [
-        *(sys.executable, "-m", "slu_kd_lobes.experiments"),
-        str(folder / "tiny.yaml"),
+        *(sys.executable, "experiments.py"),
+        *(str(folder / f"{name}.yaml") for name in names),
         f"--data_folder={CORPUS}",
         f"--csv_folder={small['csv_folder']}",
         *("--results", str(folder / "results"), "--report", str(folder)),
@@ -86,9 +76,9 @@ def experiments(small, folder, *more):
     ]
 
 
-def run_experiments(small, folder, *more, fails=False):
+def run_command(command, fails=False):
     done = subprocess.run(
-        experiments(small, folder, *more),
+        command,
         cwd=ROOT,
         env=environment(),
         text=True,
@@ -96,6 +86,23 @@ def run_experiments(small, folder, *more, fails=False):
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def run_experiments(small, folder, *more, fails=False, names=("tiny",)):
+    return run_command(experiments(small, folder, *more, names=names), fails)
+
+
+def rows_of(folder, name="runs.csv"):
+    with open(folder / "results" / name, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def reported_files(folder):
+    """What the command reports, by path and content."""
+    results = folder / "results"
+    names = ("*.csv", "*.csv.gz", "*.json", "tables/*")
+    paths = [path for name in names for path in results.glob(name)]
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -140,27 +147,29 @@ def test_a_killed_matrix_goes_on_and_trains_nothing_twice(reported):
 
 
 def test_the_same_matrix_again_trains_nothing(reported, small):
+    """And writes the same bytes."""
     folder, _, _ = reported
     before = {
         path: path.stat().st_mtime_ns
         for path in folder.glob("results/runs/*/metrics.json")
     }
+    files = reported_files(folder)
     printed = run_experiments(small, folder)
     assert "runs:" not in printed  # no progress bar
     assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert reported_files(folder) == files
 
 
 def test_a_run_is_what_train_gives(reported, small, tmp_path):
     """Killed or not, in a pool or alone: the numbers of train.py."""
     folder, _, _ = reported
-    rows = list(csv.DictReader(open(folder / "results" / "runs.csv")))
-    row = next(r for r in rows if r["condition"] == "half")
+    row = next(r for r in rows_of(folder) if r["condition"] == "half")
     # A fraction needs no noise, so the corpus is the one of `small`.
     options = {
-        **{k: v for k, v in small.items() if k != "number_of_epochs"},
+        **small,
         "number_of_epochs": 3,
         "train_fraction": 0.5,
-        "subset_seed": row["subset_seed"],
+        "subset_seed": row["draw"],
         "seed": row["seed"],
         "output_folder": tmp_path / "run",
         "config": "no_KD",
@@ -172,71 +181,164 @@ def test_a_run_is_what_train_gives(reported, small, tmp_path):
     assert alone == (made / "predictions_test.csv").read_text()
 
 
-def test_report_says_what_the_runs_left(reported):
+# What is reported
+
+
+def test_tidy_rows_say_what_the_runs_left(reported):
     folder, _, _ = reported
-    text = (folder / "RESULTS.md").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(open(folder / "results" / "runs.csv")))
-    assert len(rows) == 8
-    for name in (
-        "system config condition train_fraction subset_seed seed commit "
-        "test_error_last_epoch test_error_best_epoch nll ece"
-    ).split():
+    rows = rows_of(folder)
+    sets = {"whole": 6, "half": 3}  # with validation
+    assert len(rows) == 2 * 2 * 2 * (sets["whole"] + sets["half"])
+    keys = "matrix system condition draw seed run commit n_train n errors"
+    for name in keys.split():
         assert all(row[name] != "" for row in rows), name
-    own = [
-        float(row["test_error_last_epoch"])
-        for row in rows
-        if row["system"] == "KL, T 2" and row["condition"] == "whole"
+    for row in rows:
+        made = folder / "results" / "runs" / row["run"]
+        metrics = metrics_of(made)
+        errors = metrics["intent_error_by_epoch"][row["epoch"]]
+        percent = 100 * int(row["errors"]) / int(row["n"])
+        assert percent == pytest.approx(errors[row["test_set"]], abs=1e-4)
+        assert (row["nll"] != "") == (row["epoch"] == "last")
+        if row["epoch"] == "last" and row["test_set"] == "test":
+            assert float(row["nll"]) == metrics["test"]["nll"]
+            assert float(row["ece"]) == metrics["test"]["ece"]
+            shares = metrics["test"]["slot_error"]
+            for part in row["slot_errors"].split("; "):
+                slot, count = part.split("=")
+                share = 100 * int(count) / int(row["n"])
+                assert share == pytest.approx(shares[slot], abs=1e-4)
+
+
+def test_items_say_who_is_wrong(reported):
+    """Against the predictions and the corpus' CSV file."""
+    folder, _, _ = reported
+    records = read_records(folder / "results")
+    row = next(r for r in rows_of(folder) if r["condition"] == "half")
+    made = folder / "results" / "runs" / row["run"]
+    with open(made / "predictions_test.csv", encoding="utf-8") as file:
+        predictions = sorted(csv.DictReader(file), key=lambda r: r["ID"])
+    slots = ("action", "object", "location")
+    wrong = [
+        any(p[f"{slot}_true"] != p[f"{slot}_predicted"] for slot in slots)
+        for p in predictions
     ]
+    items = records.of_items(row["run"], "test")
+    assert items["wrong"].tolist() == wrong
+    with open(CORPUS / "data" / "test_data.csv", encoding="utf-8") as file:
+        corpus = {Path(r["path"]).stem: r for r in csv.DictReader(file)}
+    about = [corpus[p["ID"].split("--")[-1]] for p in predictions]
+    assert items["speaker"] == [r["speakerId"] for r in about]
+    texts = [r["transcription"] for r in about]
+    assert len(set(items["wording"])) == len(set(texts))
+    assert not any(text.encode() in unpacked(folder) for text in texts)
+
+
+def unpacked(folder):
+    """All bytes of the tidy files, unpacked."""
+    files = reported_files(folder)
+    return b"".join(
+        gzip.decompress(content) if path.suffix == ".gz" else content
+        for path, content in files.items()
+        if path.parent == Path("results")
+    )
+
+
+def test_tables_say_what_the_runs_left(reported):
+    folder, _, _ = reported
+    path = folder / "results" / "tables" / "tiny.md"
+    text = path.read_text(encoding="utf-8")
+    own = [
+        100 * int(row["errors"]) / int(row["n"])
+        for row in rows_of(folder)
+        if (row["system"], row["condition"]) == ("KL, T 2", "whole")
+        and (row["test_set"], row["epoch"]) == ("test", "last")
+    ]
+    table = text.split("## whole: `test`")[1].split("##")[0]
     line = next(
-        line
-        for line in text.split("### whole: `test`")[1].splitlines()
-        if line.startswith("| [KL, T 2]")
+        line for line in table.splitlines() if line.startswith("| [KL, T 2]")
     )
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == f"{np.mean(own):.2f} ± {np.std(own, ddof=1):.2f}"
     assert cells[2] == "2"
     for split in ("room_test", "noise_10_test", "noise_0_test", "utt_test"):
-        assert f"### whole: `{split}`" in text
-    assert "1.25" in text  # the paper's
-    assert "### elsewhere\n\nThe corpus lacks it." in text
+        assert f"## whole: `{split}`" in text
+    assert text.count("1.25") == 1  # the paper's, of its own test set alone
+    assert "## elsewhere\n\nThe corpus lacks it." in text
     assert "by speaker" in text and "by length" in text
-    knows = text.split("### What the teachers say beyond the labels")[1]
+    assert "Made with 8 runs" in text and "torch 2." in text
+    knows = text.split("## What the teachers say beyond the labels")[1]
     assert "| whole | teacher | 1 |" in knows  # two seeds share one
     assert "| half | teacher | 2 |" in knows  # of two draws
+    (link,) = set(re.findall(r"\[KL, T 2\]\(([^)]*)\)\* \|", text))
+    config = ROOT / "hparams" / "distill_teacher_mse_b05.yaml"
+    assert (path.parent / link).samefile(config)
+
+
+def test_tables_need_neither_corpus_nor_runs(reported, tmp_path_factory):
+    """The same bytes from the tidy files and the matrix alone."""
+    folder, _, _ = reported
+    copy = tmp_path_factory.mktemp("copy")  # beside it, so links are the same
+    write_matrix(copy)
+    (copy / "results").mkdir()
+    for path in reported_files(folder):
+        if path.parent == Path("results"):
+            shutil.copy(folder / path, copy / path)
+    command = [sys.executable, "experiments.py", str(copy / "tiny.yaml")]
+    command += [str(copy / "systems.yaml")]  # as *.yaml gives it
+    printed = run_command([*command, "--tables", "--report", str(copy)])
+    assert printed.split() == [str(copy / "results" / "tables" / "tiny.md")]
+    assert reported_files(copy) == reported_files(folder)
+    matrices = [read_matrix(copy / "tiny.yaml")]
+    ((path, text),) = make_tables(matrices, copy / "results").items()
+    assert path.read_text(encoding="utf-8") == text
 
 
 def test_report_in_html_needs_no_other_file(reported):
+    """It is written when it is asked for."""
     folder, _, _ = reported
-    page = (folder / "results" / "report.html").read_text(encoding="utf-8")
+    path = folder / "results" / "report.html"
+    assert not path.exists()
+    command = [sys.executable, "experiments.py", str(folder / "tiny.yaml")]
+    run_command([*command, "--tables", "--html", "--report", str(folder)])
+    page = path.read_text(encoding="utf-8")
     sources = re.findall('src="([^"]*)"', page)
-    assert len(sources) == len(list(folder.glob("results/figures/*.png")))
+    figures = list(folder.glob("results/figures/*.png"))
+    assert len(sources) == len(figures) == 4
     assert all(s.startswith("data:image/png;base64,") for s in sources)
     assert "viewport" in page and "http" not in page.split("<body>")[0]
+    assert "<td>KL, T 2*</td>" in page and ".yaml" not in page.split("<h2")[1]
+    path.unlink()
 
 
-def test_what_is_written_by_hand_stays(reported, small):
+def test_rows_of_other_matrices_are_kept(reported, small):
+    """And a variable of one matrix is no key of another."""
     folder, _, _ = reported
-    path = folder / "RESULTS.md"
-    path.write_text(
-        path.read_text(encoding="utf-8")
-        + "\n<!-- written by hand below -->\nWhy it is so.\n",
-        encoding="utf-8",
-    )
-    run_experiments(small, folder, "--only-report")
-    assert path.read_text(encoding="utf-8").endswith("\nWhy it is so.\n")
-
-
-def test_a_variable_of_one_matrix_is_no_key_of_another(reported, small):
-    folder, _, _ = reported
+    before = rows_of(folder), rows_of(folder, "teachers.csv")
     text = MATRIX.replace("title: Tiny", "title: Two\nvariables: {t: '1.0'}")
-    second = folder / "second.yaml"
-    second.write_text(text.replace("temperature: 2.0", "temperature: <t>"))
-    command = experiments(small, folder, "--only-report", "--t=2.0")
-    command.insert(command.index(str(folder / "tiny.yaml")), str(second))
-    subprocess.run(command, check=True, cwd=ROOT, env=environment())
-    text = (folder / "RESULTS.md").read_text(encoding="utf-8")
-    two, tiny = text.split("## Two")[1].split("## Tiny")
-    assert "failed" not in two + tiny
+    text = text.replace("KL, T 2", "KL") + (
+        "    config: hparams/distill_teacher_mse_b05.yaml\n"
+        "    overrides: {kd_distance: kl, kd_temperature: <t>}\n"
+    )
+    write_matrix(folder, text, name="another")
+    try:
+        names = "another", "tiny"
+        run_experiments(small, folder, "--only-report", "--t=2.0", names=names)
+        both = rows_of(folder), rows_of(folder, "teachers.csv")
+        for rows, old in zip(both, before):
+            assert [r for r in rows if r["matrix"] == "tiny"] == old
+            assert len(rows) == 2 * len(old)
+        page = folder / "results" / "tables" / "another.md"
+        assert "failed" not in page.read_text(encoding="utf-8")
+        files = reported_files(folder)
+        run_experiments(small, folder, "--only-report")  # tiny alone
+        assert reported_files(folder) == files
+    finally:
+        records = read_records(folder / "results")
+        for name in ("runs", "teachers"):
+            rows = getattr(records, name)
+            rows[:] = [row for row in rows if row["matrix"] == "tiny"]
+        write_records(folder / "results", records)
+        (folder / "results" / "tables" / "another.md").unlink()
 
 
 def test_a_failed_run_is_shown_and_does_not_stop_the_others(small, tmp_path):
@@ -244,20 +346,19 @@ def test_a_failed_run_is_shown_and_does_not_stop_the_others(small, tmp_path):
         "conditions: {all: {}}\nsystems:\n"
         "  no KD: {config: hparams/baseline.yaml}\n"
         "  odd: {config: hparams/baseline.yaml,\n"
-        "        overrides: {opt_class: '!name:torch.optim.SGD {lr: 1.0e+38}'}}"
+        "        overrides: {lr: 1.0e+38}}"
     )
     write_matrix(tmp_path, text)
     printed = run_experiments(small, tmp_path, "--workers", "1", fails=True)
-    assert "2 runs failed; the first: the loss is" in printed
+    assert "2 runs failed; the first: " in printed
     assert "Traceback" not in printed
-    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    link = re.findall(r"\[odd\]\((.*)\)\* \| failed", text)[0]
-    assert (tmp_path / link).samefile(ROOT / "hparams" / "baseline.yaml")
-    rows = list(csv.DictReader(open(tmp_path / "results" / "runs.csv")))
-    assert [r["state"] for r in rows if r["system"] == "no KD"] == [
-        "finished",
-        "finished",
-    ]
+    table = (tmp_path / "results" / "tables" / "tiny.md").read_text("utf-8")
+    assert re.search(r"\| \[odd\]\(.*\)\* \| failed \|", table)
+    rows = rows_of(tmp_path)
+    assert all(row["errors"] for row in rows if row["system"] == "no KD")
+    odd = [row for row in rows if row["system"] == "odd"]
+    assert [row["test_set"] for row in odd] == ["", ""]
+    assert [row["seed"] for row in odd] == ["1", "2"]
 
 
 def test_two_nodes_of_ray_give_the_same_numbers(reported, small, tmp_path):
@@ -280,6 +381,53 @@ def test_two_nodes_of_ray_give_the_same_numbers(reported, small, tmp_path):
         assert metrics_of(one) == metrics_of(other)
 
 
+def test_what_runs_share_is_made_once(small):
+    """Two systems, two seeds: one corpus, one encoder, one teacher."""
+    recipe = ROOT / "recipes" / "fluent-speech-commands" / "logit_distillation"
+    shared = [f"--{key}={value}" for key, value in small.items()]
+    code = f"""
+import sys
+sys.path.insert(0, {str(recipe)!r})
+import experiments, train
+calls = []
+def counted(name, function):
+    def call(*arguments, **options):
+        calls.append(name)
+        return function(*arguments, **options)
+    return call
+train.module_fingerprint = counted("hash", train.module_fingerprint)
+experiments.prepare_fsc = counted("corpus", experiments.prepare_fsc)
+from slu_kd_lobes.teachers.tables import TextModel
+TextModel.table = counted("table", TextModel.table)
+def line(config, seed):
+    return ["hparams/" + config, "--seed=" + seed, *{shared!r}]
+configs = "baseline.yaml", "distill_teacher_mse_b05.yaml", \\
+    "distill_teacher_mae_exp.yaml"
+plans = experiments.plan_students(
+    [line(config, seed) for config in configs for seed in "12"]
+)
+names = [experiments.fingerprint([p["settings"], p["sources"]]) for p in plans]
+print(sorted(calls), len(set(names)), plans[0]["utterances"])
+tables = [sorted(p["sources"]["tables"]) for p in plans]
+print(tables)
+"""
+    printed = run_command([sys.executable, "-c", code]).splitlines()
+    assert "['corpus', 'hash', 'table'] 6 144" in printed  # 48 in 3 epochs
+    assert "[[], [], ['teacher'], ['teacher'], ['teacher'], ['teacher']]" in (
+        printed
+    )
+
+
+def test_the_package_says_where_the_command_is():
+    command = [sys.executable, "-m", "slu_kd_lobes.experiments"]
+    printed = run_command([*command, "experiments/table1.yaml"], fails=True)
+    assert "run by a recipe: python experiments.py" in printed
+    assert len(printed.splitlines()) == 1
+
+
+# What is declared
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -287,6 +435,15 @@ def test_two_nodes_of_ray_give_the_same_numbers(reported, small, tmp_path):
         (("conditions:", "condition:"), "did you mean 'conditions'"),
         (("seeds: [1, 2]", "seeds: []"), "'seeds' is missing or empty"),
         (("config: hparams/baseline.yaml, ", ""), "'no KD' has no config"),
+        (("KL, T 2:", "KL, T 3:"), "no such name; did you mean 'KL, T 2'?"),
+        (
+            ("KL, T 2:", "KL, T 2: {config: a.yaml}"),
+            "has the key 'config', and",
+        ),
+        (
+            ("KL, T 2:", "KL, T 2: {config: a, override: 1}"),
+            "did you mean 'overrides",
+        ),
         (("paper: {whole", "paper: {hole"), "there is no condition 'hole'"),
         (("levels: [10, 0, room]", "level: [10]"), "did you mean 'levels'"),
         (("title: Tiny", "title: [Tiny"), "not valid YAML"),
@@ -299,16 +456,36 @@ def test_what_is_wrong_in_a_matrix_is_said(tmp_path, change, said):
     assert str(path) in str(error.value)
 
 
+def test_what_is_wrong_in_the_systems_is_said(tmp_path):
+    for systems, said in (
+        ("a: {overrides: {lr: 1}}", "system 'a' has no config"),
+        ("a: {config: a, paper: 1}", "there is no key 'paper'"),
+        ("- a", "must consist of 'name: definition'"),
+    ):
+        path = write_matrix(tmp_path, systems=systems)
+        with pytest.raises(ValueError, match=said):
+            read_matrix(path)
+
+
+def test_two_matrices_of_one_name_are_refused(tmp_path):
+    """Their rows could not be told apart."""
+    (tmp_path / "more").mkdir()
+    paths = [write_matrix(tmp_path), write_matrix(tmp_path / "more")]
+    with pytest.raises(ValueError, match="two matrices have the name 'tiny'"):
+        read_matrices(paths)
+    systems = tmp_path / "systems.yaml"
+    assert [m.name for m in read_matrices([paths[0], systems])] == ["tiny"]
+
+
 def test_a_test_set_that_no_run_has_is_refused(tmp_path):
-    for split in ("train", "valid", "noise_test"):
-        (tmp_path / f"{split}.csv").touch()
+    manifests = SimpleNamespace(splits={"train": "", "valid": "", "a_test": ""})
     matrix = read_matrix(write_matrix(tmp_path))
-    matrix.tests = ["valid", "noise_test"]
-    check_tests(matrix, [tmp_path])
+    matrix.tests = ["valid", "a_test"]
+    check_tests(matrix, [manifests])
     matrix.tests = ["valid", "train"]
-    said = "no condition has a set 'train'; there are noise_test, valid"
+    said = "no condition has a set 'train'; there are a_test, valid"
     with pytest.raises(ValueError, match=said):
-        check_tests(matrix, [tmp_path])
+        check_tests(matrix, [manifests])
 
 
 def test_bad_input_is_one_sentence(small, tmp_path):
@@ -318,12 +495,18 @@ def test_bad_input_is_one_sentence(small, tmp_path):
     write_matrix(tmp_path)
     for option, said in (
         ("--data_folder=nowhere", "row 2: there is no audio file"),
+        ("--data_folder=", "where is the corpus? Give --data_folder="),
         ("--learning_rate=1", "error: command line: there is no key"),
         ("--workers=0", "error: --workers must be at least 1"),
         ("--ray-address=127.0.0.1:1", f"error: {NO_RAY}"),
+        ("--tables", "error: there is no "),
     ):
         printed = run_experiments(small, tmp_path, option, fails=True)
         assert said in printed and "Traceback" not in printed
+    text = MATRIX.replace("config: hparams", "script: a.py, config: hparams")
+    write_matrix(tmp_path, text)
+    printed = run_experiments(small, tmp_path, fails=True)
+    assert "there is no script 'a.py': choose one of train.py, cas" in printed
 
 
 def test_draws_seeds_and_variables(tmp_path):
@@ -332,184 +515,51 @@ def test_draws_seeds_and_variables(tmp_path):
         "whole: {noise: {split: test, levels: [10, 0, room]}}", "whole: {}"
     )
     text = text.replace("title:", "variables: {t: '2.0'}\ntitle:")
-    text = text.replace("temperature: 2.0", "temperature: <t>")
-    matrix = read_matrix(write_matrix(tmp_path, text))
+    systems = SYSTEMS.replace("2.0", "<t>")
+    matrix = read_matrix(write_matrix(tmp_path, text, systems))
     runs = runs_of(matrix, "corpus", overrides={"lr": "0.1", "t": "3.0"})
     assert len(runs) == 8
-    assert len({run.arguments for run in runs}) == 8
+    assert len({str(run) for run in runs}) == 8
     half = [r for r in runs if r.condition == "half" and r.system == "no KD"]
     assert [r.draw for r in half] == [0, 1]
-    assert "--train_fraction=0.5" in half[1].arguments
-    assert "--subset_seed=1" in half[1].arguments
-    assert half[0].manifests != half[1].manifests
+    assert half[1].overrides["train_fraction"] == "0.5"
+    assert half[1].overrides["subset_seed"] == "1"
     kl = next(r for r in runs if r.system == "KL, T 2")
-    assert any("temperature: 3.0" in a for a in kl.arguments)
-    assert "--lr=0.1" in kl.arguments
-    no_kd = next(r for r in runs if r.system == "no KD")
-    assert no_kd.manifests == kl.manifests
+    assert kl.overrides["kd_temperature"] == "3.0"
+    assert kl.overrides["lr"] == "0.1"
+    assert "t" not in kl.overrides
+    assert kl.config == "hparams/distill_teacher_mse_b05.yaml"
 
 
-# Noise
+# The matrices of this project
 
 
-@pytest.mark.parametrize("level", [20, 0, -5])
-def test_noise_has_the_level_that_it_says(level):
-    torch.manual_seed(0)
-    wav = 0.05 * torch.randn(160000)
-    noisy = corrupt(wav, level, "a")
-    # What is left when the speech is taken out is the noise.
-    gain = float(wav @ noisy / (wav @ wav))
-    noise = noisy - gain * wav
-    ratio = (gain * wav).square().mean() / noise.square().mean()
-    assert 10 * torch.log10(ratio).item() == pytest.approx(level, abs=0.1)
+def test_every_system_has_one_name():
+    """And none is defined in a matrix, so that names cannot differ."""
+    systems, names = read_systems(MATRICES), {}
+    for name, facts in systems.items():
+        overrides = {
+            key: typed(value).replace("<whisper>", "whisper")
+            for key, value in facts.get("overrides", {}).items()
+        }
+        text = complete_yaml(ROOT / facts["config"], overrides)
+        meaning = {k: v for k, v in settings(text).items() if k != "config"}
+        assert names.setdefault(str(meaning), name) == name
+    used = set()
+    for path in MATRICES.glob("*.yaml"):
+        if path.name != "systems.yaml":
+            used |= read_matrix(path).systems.keys()
+    assert used == systems.keys()
 
 
-def test_noise_of_an_utterance_is_its_own_and_always_the_same():
-    wav = torch.sin(torch.arange(1600.0))
-    torch.manual_seed(1)
-    first = corrupt(wav, 10, "a")
-    torch.manual_seed(2)
-    assert torch.equal(first, corrupt(wav, 10, "a"))
-    assert not torch.equal(first, corrupt(wav, 10, "b"))
-    assert not torch.equal(first, corrupt(wav, 5, "a"))
+def test_no_class_path_stands_in_the_matrices():
+    """Every choice has a name in the configuration."""
+    for path in MATRICES.glob("*.yaml"):
+        assert "!new" not in path.read_text(), path
+        assert "!name" not in path.read_text(), path
 
 
-def test_room_decays_by_60_db_in_its_time():
-    """Schroeder's backward integration, from -5 to -35 dB."""
-    response = room_response(seconds=0.5)[1:]
-    energy = response.square().flip(0).cumsum(0).flip(0)
-    decibel = 10 * torch.log10(energy / energy[0])
-    fast = int((decibel > -5).sum())
-    slow = int((decibel > -35).sum())
-    assert 2 * (slow - fast) / 16000 == pytest.approx(0.5, rel=0.05)
-
-
-def test_noisy_corpus_leaves_the_other_audio_as_it_is(tmp_path):
-    corpus = tmp_path / "corpus"
-    (corpus / "data").mkdir(parents=True)
-    (corpus / "wavs").mkdir()
-    for split in ("train", "test"):
-        wav = 0.1 * torch.randn(1, 1600)
-        audio_io.save(str(corpus / "wavs" / f"{split}.wav"), wav, 16000)
-        (corpus / "data" / f"{split}_data.csv").write_text(
-            ",path,speakerId,transcription,action\n"
-            f"0,wavs/{split}.wav,{split} voice,Lights on,activate\n"
-        )
-    made = noisy_corpus(corpus, None, [0, "room"], "test", tmp_path / "noisy")
-    again = noisy_corpus(corpus, None, [0, "room"], "test", tmp_path / "noisy")
-    assert made == again
-    tables = sorted(os.listdir(made[1]))
-    assert tables == [
-        "noise_0_test_data.csv",
-        "room_test_data.csv",
-        "test_data.csv",
-        "train_data.csv",
-    ]
-    path = os.path.join(made[0], "wavs", "train.wav")
-    assert os.path.samefile(path, corpus / "wavs" / "train.wav")
-    (row,) = csv.DictReader(open(os.path.join(made[1], tables[0])))
-    assert row["path"] == "noise_0_test/wavs/test.flac"
-    assert row["speakerId"] == "test voice"
-    noisy, _ = audio_io.load(os.path.join(made[0], row["path"]))
-    assert noisy.shape == (1, 1600)
-    with pytest.raises(ValueError, match="noise 'loud' is unknown"):
-        noisy_corpus(corpus, None, ["loud"], "test", tmp_path / "noisy")
-    assert not list((tmp_path / "noisy").glob("*.part"))
-
-
-def test_names_of_conditions_can_be_test_sets():
-    assert condition_name(-5) == "noise_minus_5_test"
-
-
-# Statistics, against values worked out otherwise
-
-
-def test_wilson_interval_against_its_formula():
-    """Wilson 1927: centre and half width for 3 errors of 40."""
-    p, n, z = 3 / 40, 40, stats.norm.ppf(0.975)
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    expected = [100 * (centre - half), 100 * (centre + half)]
-    assert wilson_interval(3, 40) == pytest.approx(expected)
-
-
-def test_mcnemar_counts_only_items_on_which_they_differ():
-    """5 against 1 of 6: p = 2 (C(6,5) + C(6,6)) / 2^6 = 14 / 64."""
-    first = np.array([1] * 5 + [0] + [1] * 10 + [0] * 10, dtype=bool)
-    second = np.array([0] * 5 + [1] + [1] * 10 + [0] * 10, dtype=bool)
-    assert mcnemar(first, second) == pytest.approx(14 / 64)
-    assert mcnemar(second, first) == pytest.approx(14 / 64)
-    assert mcnemar(first, first) == 1.0
-
-
-def test_bootstrap_draws_speakers_not_utterances():
-    """One speaker of four differs, on all of many utterances: not certain."""
-    first = np.array([1.0] * 100 + [0.0] * 300)
-    speakers = np.repeat(["a", "b", "c", "d"], 100)
-    low, high = bootstrap_difference(first, np.zeros(400), speakers)
-    assert low == 0.0 and 50 <= high <= 100
-    by_item = bootstrap_difference(first, np.zeros(400), np.arange(400))
-    assert 19 < by_item[0] < 25 < by_item[1] < 31
-    assert np.isnan(bootstrap_difference(first, first, ["a"] * 400)).all()
-
-
-def test_paired_difference_by_hand():
-    """Differences 1, 2, 3: mean 2, s.d. 1, t = 2 sqrt(3) with 2 degrees."""
-    result = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    t = 2 * np.sqrt(3)
-    assert result["difference"] == pytest.approx(2.0)
-    assert result["p"] == pytest.approx(2 * stats.t.sf(t, 2))
-    half = stats.t.ppf(0.975, 2) / np.sqrt(3)
-    assert result["low"] == pytest.approx(2 - half)
-    one = paired_difference([1.0], [3.0])
-    assert one["difference"] == -2.0 and np.isnan(one["p"])
-    same = paired_difference([1.0, 1.0], [1.0, 1.0])
-    assert same["p"] == 1.0
-
-
-def outcome_of(draw, wrong, speakers):
-    """An outcome whose items are given."""
-    run = Run("a system", "a condition", draw, 1, "train.py", (), "")
-    block = {"n": len(wrong), "nll": 0.5, "ece": 0.1}
-    block["intent_error"] = 100 * sum(wrong) / len(wrong)
-    errors = {epoch: {"test": 0.0} for epoch in ("last", "best")}
-    metrics = {"main_test": "test", "test": block}
-    metrics["intent_error_by_epoch"] = errors
-    items = {
-        "wrong": np.array(wrong, bool),
-        "speaker": speakers,
-        "wording": ["x", "y"] * (len(wrong) // 2),
-    }
-    return Outcome(run, None, None, metrics, {"test": items})
-
-
-def test_draws_with_test_sets_of_their_own():
-    """By hand: 2 of 4 and 3 of 8 wrong, against 1 of 4 and 1 of 8."""
-    voices = ["a"] * 4, ["a"] * 4 + ["b"] * 4
-    own = [
-        outcome_of(0, [1, 1, 0, 0], voices[0]),
-        outcome_of(1, [1, 1, 0, 0, 1, 0, 0, 0], voices[1]),
-    ]
-    reference = [
-        outcome_of(0, [1, 0, 0, 0], voices[0]),
-        outcome_of(1, [1, 0, 0, 0, 0, 0, 0, 0], voices[1]),
-    ]
-    found = summarise(own, "test")
-    assert found["mean"] == pytest.approx((50 + 37.5) / 2)
-    assert (found["items"], found["wrong"]) == (6, 2.5)
-    test = compare(own, reference, "test")
-    assert test["difference"] == pytest.approx((25 + 25) / 2)
-    # 2 of 8 utterances of one speaker differ, 1 of 4 of the other; 1 of 6 of
-    # one wording, 2 of 6 of the other.
-    assert test["speakers"] == pytest.approx((25, 25))
-    assert test["wordings"] == pytest.approx((100 / 6, 200 / 6))
-    by_speaker = shares(own, "test", lambda items: items["speaker"])
-    assert by_speaker == {"a": (50.0, 4), "b": (25.0, 2)}
-
-
-def test_risk_at_full_coverage_is_the_error_rate():
-    confidence = np.array([0.1, 0.9, 0.8, 0.7])
-    wrong = np.array([True, False, False, True])
-    coverage, risk, area = risk_coverage(confidence, wrong)
-    assert coverage[-1] == 1.0 and risk[-1] == 0.5
-    assert area == pytest.approx((0 + 0 + 1 / 3 + 0.5) / 4)
+def test_every_matrix_has_a_row_in_the_readme():
+    text = (MATRICES / "README.md").read_text(encoding="utf-8")
+    for path in MATRICES.glob("*.yaml"):
+        assert f"({path.name})" in text, path

@@ -204,6 +204,7 @@ def write_results(
         "test": tests[main],
         **{k: v for k, v in tests.items() if k != main},
         "main_test": main,
+        "tested_epoch": tested_epoch,
         "intent_error_by_epoch": {
             epoch: {k: v.metrics["intent_error"] for k, v in found.items()}
             for epoch, found in results.items()

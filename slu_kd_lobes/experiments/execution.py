@@ -5,16 +5,15 @@ after all that it is made from, so nothing is trained twice.
 """
 
 import contextlib
-import functools
-import importlib
-import json
 import multiprocessing
 import os
 import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,66 +21,142 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from slu_kd_lobes import __version__
-from slu_kd_lobes.features import sha256
-from slu_kd_lobes.files import write_json
-from slu_kd_lobes.hub import reason_of
+from slu_kd_lobes.data.manifests import Manifests
+from slu_kd_lobes.utils.files import write_json
+from slu_kd_lobes.utils.fingerprints import fingerprint
+from slu_kd_lobes.utils.hub import reason_of
 
 #: Start and tests of a run, in utterances that could be trained on meanwhile.
 START_UP = 3000
 
 
-@functools.cache
-def load_script(path):
-    """A recipe's script as a module.
+@dataclass(frozen=True)
+class Script:
+    """A script of a recipe, and what is asked of it before its runs start.
 
     Arguments
     ---------
-    path : str
-        The file; what stands beside it can be imported by it.
-
-    Returns
-    -------
-    module
+    main : callable
+        Takes a command line, as a list of str, and makes one run. Processes
+        import it by its name, so it is a function of a module.
+    plan : callable
+        Takes the command lines of runs and makes ready what several share.
+        Gives a dict for each: ``settings`` and ``sources``, all that shapes
+        its numbers; ``tests``, the fingerprints of what it is tested on;
+        ``utterances`` that it trains on in all epochs; its ``manifests``.
+    shared : dict
+        Names of the folders that its runs share, by key of its configuration.
     """
-    path = Path(path).resolve()
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    return importlib.import_module(path.stem)
+
+    main: Callable
+    plan: Callable
+    shared: dict
 
 
-def identity_of(made_from):
-    """The name of a run that is made from this, and of no other.
+@dataclass(frozen=True)
+class Job:
+    """A run that can start.
 
     Arguments
     ---------
-    made_from : dict
-        Settings and hashes of data.
+    main : callable
+        Of the script.
+    arguments : list of str
+        Its command line.
+    folder : Path
+        Of the run.
+    manifests : slu_kd_lobes.data.manifests.Manifests
+    cost : int
+        About proportional to the time that it takes.
+    """
+
+    main: Callable
+    arguments: list
+    folder: Path
+    manifests: Manifests
+    cost: int
+
+
+def run_plans(runs, scripts, folder, results):
+    """Makes ready what runs share, and finds the folder of each.
+
+    Arguments
+    ---------
+    runs : list of Run
+    scripts : dict
+        `Script` by name; the first is that of runs that name none.
+    folder : str or Path
+        Of the recipe; configurations are relative to it.
+    results : str or Path
+        Where runs go, and what they share.
 
     Returns
     -------
-    str
+    list of Job
+        In the order of the runs; several may be one.
 
-    Example
-    -------
-    >>> len(identity_of({"settings": {"lr": "lr: 0.1"}}))
-    16
+    Raises
+    ------
+    ValueError
+        If there is no such script, or a configuration is wrong.
     """
-    facts = {**made_from, "version": __version__}
-    return sha256(json.dumps(facts, sort_keys=True).encode())[:16]
+    folder, results = Path(folder), Path(results)
+    jobs = [None] * len(runs)
+    names = [run.script or next(iter(scripts)) for run in runs]
+    for name in dict.fromkeys(names):
+        if name not in scripts:
+            raise ValueError(
+                f"there is no script '{name}': choose one of "
+                f"{', '.join(scripts)}"
+            )
+        script = scripts[name]
+        shared = {key: results / part for key, part in script.shared.items()}
+        numbers = [i for i, other in enumerate(names) if other == name]
+        command_lines = []
+        for i in numbers:
+            keys = {**shared, **runs[i].overrides}
+            typed = [f"--{key}={value}" for key, value in keys.items()]
+            command_lines.append([str(folder / runs[i].config), *typed])
+        plans = script.plan(command_lines)
+        for i, arguments, plan in zip(numbers, command_lines, plans):
+            config = Path(runs[i].config).stem
+            made_from = {k: plan[k] for k in ("settings", "sources", "tests")}
+            made_from["version"] = __version__
+            key = fingerprint(made_from)[:16]
+            output_folder = results / "runs" / f"{config}-{key}"
+            if not (output_folder / "made_from.json").is_file():
+                write_json(output_folder / "made_from.json", made_from)
+            jobs[i] = Job(
+                script.main,
+                [*arguments, f"--output_folder={output_folder}"],
+                output_folder,
+                plan["manifests"],
+                START_UP + plan["utterances"],
+            )
+    return jobs
 
 
 def is_finished(folder):
-    """Whether a run has left its metrics."""
+    """Whether a run has left its metrics.
+
+    Arguments
+    ---------
+    folder : str or Path
+
+    Returns
+    -------
+    bool
+    """
     return (Path(folder) / "metrics.json").is_file()
 
 
-def execute(script, arguments, folder, threads=1):
+def execute(main, arguments, folder, threads=1):
     """Trains one run, or what is left of it, in this process.
 
     Arguments
     ---------
-    script : str
-        The recipe's script.
+    main : callable
+        Of the script.
     arguments : list of str
         Its command line.
     folder : str or Path
@@ -106,7 +181,7 @@ def execute(script, arguments, folder, threads=1):
                 contextlib.redirect_stdout(out),
                 contextlib.redirect_stderr(out),
             ):
-                load_script(script).main(list(arguments))
+                main(list(arguments))
         except (Exception, SystemExit) as error:
             traceback.print_exc(file=out)
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -175,13 +250,16 @@ def ray_pool(address):
         raise ValueError(
             "Ray is not installed: pip install 'slu-kd-lobes[ray]'"
         ) from error
+    # A worker imports the scripts of the recipe by name.
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     host, _, port = address.split("://")[-1].rpartition(":")
     try:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), 3.0).close()
         ray.init(
             address=address,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            runtime_env={"env_vars": environment},
             log_to_driver=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -200,68 +278,12 @@ def ray_pool(address):
         ray.shutdown()
 
 
-def identify_all(runs, recipe, results):
-    """Makes ready what runs share, and finds the folder of each.
-
-    Arguments
-    ---------
-    runs : list of Run
-    recipe : Path
-        Folder of the scripts and of identify.py, which knows them.
-    results : Path
-        Where runs go, and what they share.
-
-    Returns
-    -------
-    list of dict
-        Of each run ``folder``, ``manifests``, ``script``, ``arguments`` and
-        ``cost``, about proportional to its time.
-
-    Raises
-    ------
-    ValueError
-        If identify.py does not know a script.
-    """
-    scripts = load_script(recipe / "identify.py").SCRIPTS
-    found = [None] * len(runs)
-    for script in dict.fromkeys(run.script for run in runs):
-        if script not in scripts:
-            raise ValueError(
-                f"there is no script '{script}': choose one of "
-                f"{', '.join(scripts)}"
-            )
-        identify, shared = scripts[script]
-        own = [i for i, run in enumerate(runs) if run.script == script]
-        for i in own:
-            config, *keys = runs[i].arguments
-            places = {key: results / name for key, name in shared.items()}
-            manifests = results / "manifests" / runs[i].manifests
-            places["manifest_folder"] = manifests
-            keys += [f"--{key}={place}" for key, place in places.items()]
-            found[i] = {
-                "script": str(recipe / script),
-                "manifests": manifests,
-                "arguments": [str(recipe / config), *keys],
-            }
-        facts = identify([found[i]["arguments"] for i in own])
-        for i, made_from in zip(own, facts):
-            cost = START_UP + made_from.pop("utterances")
-            name = Path(runs[i].arguments[0]).stem
-            folder = results / "runs" / f"{name}-{identity_of(made_from)}"
-            if not (folder / "made_from.json").is_file():
-                write_json(folder / "made_from.json", made_from)
-            found[i]["arguments"].append(f"--output_folder={folder}")
-            found[i] |= {"folder": folder, "cost": cost}
-    return found
-
-
 def execute_all(jobs, pool):
     """Trains every job that is not finished.
 
     Arguments
     ---------
-    jobs : list of dict
-        As `identify_all` gives them; several may be one run.
+    jobs : list of Job
     pool : context manager
         Gives a function that takes work.
 
@@ -270,21 +292,17 @@ def execute_all(jobs, pool):
     dict
         What went wrong, by folder.
     """
-    waiting = {
-        job["folder"]: job for job in jobs if not is_finished(job["folder"])
-    }
+    waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}
     failed = {}
     if not waiting:
         return failed
-    total = sum(job["cost"] for job in waiting.values())
+    total = sum(job.cost for job in waiting.values())
     bar = tqdm(total=total, unit_scale=True, ncols=79)
     with bar, pool as submit:
         # The longest first: none is left alone at the end.
-        order = sorted(waiting.values(), key=lambda job: -job["cost"])
+        order = sorted(waiting.values(), key=lambda job: -job.cost)
         futures = {
-            submit(
-                execute, job["script"], job["arguments"], str(job["folder"])
-            ): job
+            submit(execute, job.main, job.arguments, str(job.folder)): job
             for job in order
         }
         for done, future in enumerate(as_completed(futures), 1):
@@ -294,8 +312,8 @@ def execute_all(jobs, pool):
             except Exception as error:  # the worker itself died
                 fault = f"its process ended ({type(error).__name__})"
             if fault:
-                failed[job["folder"]] = fault
-                tqdm.write(f"{job['folder']}: {fault}")
+                failed[job.folder] = fault
+                tqdm.write(f"{job.folder}: {fault}")
             bar.set_description(f"{done} of {len(futures)} runs")
-            bar.update(job["cost"])
+            bar.update(job.cost)
     return failed

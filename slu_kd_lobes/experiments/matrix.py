@@ -3,17 +3,26 @@
 .. code-block:: yaml
 
     title: Shortage of speech
-    reference: no KD          # the system that the others are tested against
+    reference: baseline       # the system that the others are tested against
     seeds: [1]
     conditions:               # overrides of every system; `draws` is a number
       10 %: {train_fraction: 0.1, draws: 5, number_of_epochs: 100}
-    systems:
-      no KD: {config: hparams/baseline.yaml}
-      KL: {config: hparams/distill_teacher_mse_b05.yaml,
-           overrides: {kd_distance: "!new:slu_kd_lobes.losses.KLDistance"},
-           paper: {10 %: 2.1}}
+    systems:                  # or a list of names
+      baseline: {paper: {10 %: 2.1}}
+      KL 0.5, T 2: {conditions: [10 %]}
 
-Overrides are what would stand on the command line: text is given as it is.
+What a system is stands in ``systems.yaml`` beside the matrices, so that it has
+one name in all of them:
+
+.. code-block:: yaml
+
+    baseline: {config: hparams/baseline.yaml}
+    KL 0.5, T 2:
+      config: hparams/distill_teacher_mse_b05.yaml
+      overrides: {kd_distance: kl, kd_temperature: 2.0}
+
+A matrix may also define a system of its own in this way. Overrides are what
+would stand on the command line: text is given as it is.
 """
 
 import difflib
@@ -24,36 +33,41 @@ from pathlib import Path
 
 import yaml
 
-from slu_kd_lobes.experiments.noise import noisy_corpus
-from slu_kd_lobes.experiments.wordings import hold_out_wordings
-from slu_kd_lobes.features import sha256
+from slu_kd_lobes.experiments.corpora import hold_out_wordings, noisy_corpus
 
 logger = logging.getLogger(__name__)
 
-#: Keys that shape the manifests; runs with the same share one folder.
-DATA_KEYS = (
-    "data_folder",
-    "csv_folder",
-    "slots",
-    "slot_values",
-    "test_splits",
-    "train_fraction",
-    "subset_seed",
-    "sample_rate",
-)
+#: Names the systems for all matrices of a folder.
+SYSTEMS_FILE = "systems.yaml"
+
+#: What defines a system, and what a matrix says of it.
+DEFINITION = ("config", "overrides", "script")
+PLACE = ("conditions", "paper")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell's run: what is typed, and where it stands in the matrix."""
+    """One run of a matrix: what is typed, and where it stands in the matrix.
+
+    Arguments
+    ---------
+    system, condition : str
+    draw, seed : int
+    script : str or None
+        Of the recipe; None is its first one.
+    config : str
+        The configuration, relative to the recipe.
+    overrides : dict
+        Typed text by key.
+    """
 
     system: str
     condition: str
     draw: int
     seed: int
     script: str
-    arguments: tuple
-    manifests: str  # name of the folder of the manifests
+    config: str
+    overrides: dict
 
 
 @dataclass
@@ -64,8 +78,8 @@ class Matrix:
     ---------
     title : str
     systems : dict
-        By name: ``config``, and perhaps ``overrides``, ``script`` (of the
-        recipe; ``train.py`` by default), ``conditions`` (where it runs;
+        By name: ``config``; perhaps ``overrides`` and ``script`` (by
+        default the first of the recipe); perhaps ``conditions`` (where it runs;
         everywhere by default) and ``paper``, the error that a paper reports,
         by condition.
     conditions : dict
@@ -105,30 +119,100 @@ class Matrix:
     name: str
 
 
-def as_argument(key, value):
-    """An override as it stands on a command line.
+def typed(value):
+    """A value of a YAML file as it stands on a command line.
+
+    Arguments
+    ---------
+    value
+        Text, or what YAML holds.
+
+    Returns
+    -------
+    str
 
     Example
     -------
-    >>> as_argument("lr", 0.1), as_argument("teachers", ["teacher"])
-    ('--lr=0.1', '--teachers=[teacher]')
-    >>> as_argument("ce_loss", {"label_smoothing": 0.1})
-    '--ce_loss={label_smoothing: 0.1}'
+    >>> typed(0.1), typed("kl"), typed(None)
+    ('0.1', 'kl', 'null')
+    >>> typed({"betas": [0.9, 0.9]})
+    '{betas: [0.9, 0.9]}'
     """
-    if not isinstance(value, str):
-        value = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-        value = value.removesuffix("\n").removesuffix("\n...")
-    return f"--{key}={value}"
+    if isinstance(value, str):
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _check_keys(content, known, place):
+def _check_keys(content, known, source):
     if not isinstance(content, dict):
-        raise ValueError(f"{place} must consist of 'key: value'")
+        raise ValueError(f"{source} must consist of 'key: value'")
     for key in content:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else ", ".join(known)
-            raise ValueError(f"{place}: there is no key '{key}'; {hint}")
+            raise ValueError(f"{source}: there is no key '{key}'; {hint}")
+
+
+def _read_yaml(path):
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not valid YAML: {reason}") from error
+
+
+def read_systems(folder):
+    """The systems that all matrices of a folder can name.
+
+    Arguments
+    ---------
+    folder : str or Path
+        With ``systems.yaml``, or without.
+
+    Returns
+    -------
+    dict
+        Their definitions, by name.
+
+    Raises
+    ------
+    ValueError
+        If something in the file is wrong.
+    """
+    path = Path(folder) / SYSTEMS_FILE
+    if not path.is_file():
+        return {}
+    systems = _read_yaml(path) or {}
+    if not isinstance(systems, dict):
+        raise ValueError(f"{path} must consist of 'name: definition'")
+    for name, facts in systems.items():
+        _check_keys(facts, DEFINITION, f"{path}: system '{name}'")
+        if "config" not in facts:
+            raise ValueError(f"{path}: system '{name}' has no config")
+    return systems
+
+
+def _defined(name, facts, systems, path):
+    """A system of a matrix, with its definition from wherever it stands."""
+    source = f"{path}: system '{name}'"
+    facts = {} if facts is None else facts
+    _check_keys(facts, (*DEFINITION, *PLACE), source)
+    defining = [key for key in DEFINITION if key in facts]
+    if name in systems:
+        if defining:
+            raise ValueError(
+                f"{source} has the key '{defining[0]}', and {SYSTEMS_FILE} says "
+                "what it is: choose another name, or leave the key out"
+            )
+        return {**systems[name], **facts}
+    if "config" not in facts:
+        near = difflib.get_close_matches(str(name), systems, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(
+            f"{source} has no config, and {SYSTEMS_FILE} has no such name{hint}"
+        )
+    return facts
 
 
 def read_matrix(path):
@@ -137,6 +221,7 @@ def read_matrix(path):
     Arguments
     ---------
     path : str or Path
+        The names of its systems are looked up in ``systems.yaml`` beside it.
 
     Returns
     -------
@@ -151,23 +236,21 @@ def read_matrix(path):
 
     Example
     -------
-    >>> path = getfixture("tmp_path") / "tiny.yaml"
-    >>> _ = path.write_text(
-    ...     "title: A\\nreference: a\\nseeds: [1, 2]\\n"
-    ...     "conditions: {all: {}}\\n"
-    ...     "systems: {a: {config: hparams/baseline.yaml}}\\n"
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "systems.yaml").write_text(
+    ...     "baseline: {config: hparams/baseline.yaml}\\n"
     ... )
-    >>> len(runs_of(read_matrix(path), "my_corpus"))
+    >>> _ = (folder / "tiny.yaml").write_text(
+    ...     "title: Tiny\\nreference: baseline\\nseeds: [1, 2]\\n"
+    ...     "conditions: {all: {}}\\nsystems: [baseline]\\n"
+    ... )
+    >>> len(runs_of(read_matrix(folder / "tiny.yaml"), "my_corpus"))
     2
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no matrix of runs {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not valid YAML: {reason}") from error
+    content = _read_yaml(path)
     defaults = {
         "overrides": {},
         "variables": {},
@@ -182,13 +265,13 @@ def read_matrix(path):
         if not content.get(key):
             raise ValueError(f"{path}: the key '{key}' is missing or empty")
     matrix = Matrix(**{**defaults, **content})
-    for name, system in matrix.systems.items():
-        known = ("config", "overrides", "script", "conditions", "paper")
-        _check_keys(system, known, f"{path}: system '{name}'")
-        if "config" not in system:
-            raise ValueError(f"{path}: system '{name}' has no config")
-        for key in ("conditions", "paper"):
-            for condition in system.get(key, []):
+    if isinstance(matrix.systems, list):
+        matrix.systems = dict.fromkeys(matrix.systems)
+    systems = read_systems(path.parent)
+    for name, facts in matrix.systems.items():
+        matrix.systems[name] = facts = _defined(name, facts, systems, path)
+        for key in PLACE:
+            for condition in facts.get(key, []):
                 if condition not in matrix.conditions:
                     raise ValueError(
                         f"{path}: {key} of system '{name}': there is no "
@@ -224,101 +307,110 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
     Returns
     -------
     list of Run
-        Its arguments lack the output folder. A condition whose ``csv_folder``
-        the corpus lacks has none.
+        A condition whose ``csv_folder`` the corpus lacks has none.
     """
     runs, overrides = [], dict(overrides or {})
     variables = {
         name: overrides.pop(name, text)
         for name, text in matrix.variables.items()
     }
+    slots = _slots(overrides.get("slots", matrix.overrides.get("slots")))
     for name, condition in matrix.conditions.items():
         condition = dict(condition)
         draws = range(condition.pop("draws", 1))
         seeds = condition.pop("seeds", matrix.seeds)
+        corpora = _corpora(
+            name, condition, draws, data_folder, csv_folder, slots, made
+        )
         systems = [
             system
             for system, facts in matrix.systems.items()
             if name in facts.get("conditions", matrix.conditions)
         ]
-        own = condition.pop("csv_folder", None)
-        if own and not (Path(data_folder) / own).is_dir():
-            logger.warning(
-                f"'{name}' is left out: no folder {own} in the corpus"
-            )
-            continue
-        place = data_folder, Path(data_folder) / own if own else csv_folder
-        noise = condition.pop("noise", None)
-        if noise:
-            folder = Path(made) / "noisy"
-            place = noisy_corpus(
-                *place, noise["levels"], noise["split"], folder
-            )
-        held_out = condition.pop("held_out", None)
-        places = dict.fromkeys(draws, place)
-        if held_out is not None:
-            slots = overrides.get("slots", matrix.overrides.get("slots"))
-            for draw in draws:
-                csvs = hold_out_wordings(
-                    *place,
-                    _slots(slots),
-                    held_out,
-                    draw,
-                    Path(made) / "held_out",
-                )
-                places[draw] = place[0], csvs
         for system, draw, seed in product(systems, draws, seeds):
+            if corpora is None:
+                continue
             facts = matrix.systems[system]
-            own = zip(("data_folder", "csv_folder"), places[draw])
-            condition |= {k: str(v) for k, v in own if v is not None}
             keys = {
+                "config": _word(system),
                 **matrix.overrides,
                 **condition,
                 **facts.get("overrides", {}),
+                **corpora[draw],
                 "subset_seed": draw,
                 "seed": seed,
                 **overrides,
             }
-            for variable, text in variables.items():
-                for key, value in keys.items():
-                    if isinstance(value, str):
-                        keys[key] = value.replace(f"<{variable}>", text)
-            shared = {key: keys[key] for key in DATA_KEYS if key in keys}
-            arguments = [facts["config"], f"--config={_word(system)}"]
-            arguments += [as_argument(*item) for item in keys.items()]
-            folder = sha256(str(shared).encode())[:12]
+            texts = {key: typed(value) for key, value in keys.items()}
+            for variable, value in variables.items():
+                for key, text in texts.items():
+                    texts[key] = text.replace(f"<{variable}>", value)
             runs.append(
                 Run(
                     system,
                     name,
                     draw,
                     seed,
-                    facts.get("script", "train.py"),
-                    tuple(arguments),
-                    folder,
+                    facts.get("script"),
+                    facts["config"],
+                    texts,
                 )
             )
     return runs
 
 
-def check_tests(matrix, folders):
+def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
+    """Overrides by draw: where a condition's corpus is.
+
+    What describes it is taken out of the condition. None where the corpus
+    lacks the CSV files.
+    """
+    splits = condition.pop("csv_folder", None)
+    noise = condition.pop("noise", None)
+    share = condition.pop("held_out", None)
+    if splits:
+        csv_folder = Path(data_folder) / splits
+        if not csv_folder.is_dir():
+            logger.warning(
+                f"'{name}' is left out: no folder {splits} in the corpus"
+            )
+            return None
+    if noise:
+        folder = Path(made) / "noisy"
+        data_folder, csv_folder = noisy_corpus(
+            data_folder, csv_folder, noise["levels"], noise["split"], folder
+        )
+    corpora = {}
+    for draw in draws:
+        corpora[draw] = {"data_folder": str(data_folder)}
+        if share is not None:
+            folder = Path(made) / "held_out"
+            csvs = hold_out_wordings(
+                data_folder, csv_folder, slots, share, draw, folder
+            )
+        else:
+            csvs = csv_folder
+        if csvs is not None:
+            corpora[draw]["csv_folder"] = str(csvs)
+    return corpora
+
+
+def check_tests(matrix, manifests):
     """Refuses a test set that no run of a matrix has.
 
     Arguments
     ---------
     matrix : Matrix
-    folders : list of Path
-        Of the manifests of its runs.
+    manifests : list of slu_kd_lobes.data.manifests.Manifests
+        Of its runs.
 
     Raises
     ------
     ValueError
-        If one of `matrix.tests` is in none of the folders.
+        If one of `matrix.tests` is in none of them.
     """
-    sets = sorted(
-        {p.stem for folder in folders for p in Path(folder).glob("*.csv")}
-        - {"train"}
-    )
+    sets = sorted({split for each in manifests for split in each.splits})
+    sets = [split for split in sets if split != "train"]
     for name in matrix.tests or []:
         if sets and name not in sets:
             raise ValueError(
@@ -327,17 +419,17 @@ def check_tests(matrix, folders):
             )
 
 
-def _slots(given):
-    """Names of the slots, of a list or of its text on a command line.
+def _slots(slots):
+    """Names of the slots, from a list or from its text on a command line.
 
     Example
     -------
     >>> _slots("[drink, size]"), _slots(None)
     (['drink', 'size'], ['action', 'object', 'location'])
     """
-    if isinstance(given, str):
-        given = yaml.safe_load(given)
-    return given or ["action", "object", "location"]
+    if isinstance(slots, str):
+        slots = yaml.safe_load(slots)
+    return slots or ["action", "object", "location"]
 
 
 def _word(name):

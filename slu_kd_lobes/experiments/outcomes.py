@@ -1,90 +1,69 @@
-"""What finished runs say: errors of every item, and comparisons of systems."""
+"""From the folders of finished runs to tidy records of them."""
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
-from slu_kd_lobes.experiments.statistics import (
-    bootstrap_difference,
-    mcnemar,
-    paired_difference,
-    wilson_interval,
-)
-from slu_kd_lobes.files import read_csv
+from slu_kd_lobes.data.manifests import Manifests
+from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.experiments.matrix import Run
+from slu_kd_lobes.experiments.records import COLUMNS, Records, join_counts
+from slu_kd_lobes.utils.files import read_csv
+from slu_kd_lobes.utils.fingerprints import fingerprint
 
 
 @dataclass
 class Outcome:
-    """A run of a matrix and what it left; `metrics` is None if it failed."""
+    """A run of a matrix and what it left.
 
-    run: object
+    Arguments
+    ---------
+    run : Run
+    folder : Path
+    manifests : Manifests
+    metrics : dict or None
+        Its metrics.json; None if it failed.
+    """
+
+    run: Run
     folder: Path
-    manifests: Path
+    manifests: Manifests
     metrics: dict = None
-    _items: dict = field(default_factory=dict)
 
-    def block(self, split):
-        """Metrics of a test set, or None."""
-        if self.metrics is None:
-            return None
-        main = self.metrics["main_test"]
-        return self.metrics.get("test" if split == main else split)
+    def block(self, test_set):
+        """Metrics of a test set, or of ``valid``, at the tested epoch."""
+        is_main = test_set == self.metrics["main_test"]
+        return self.metrics["test" if is_main else test_set]
 
-    def items(self, split):
-        """What happened to each item of a test set.
+    def predictions(self, test_set):
+        """Answers on a test set, in the order of the IDs.
 
         Arguments
         ---------
-        split : str
+        test_set : str
 
         Returns
         -------
-        dict
-            ``wrong``, [items]; ``confidence``, [items]; ``slots``, whether
-            each slot is wrong, by name; ``speaker``, ``wording``;
-            ``duration`` in seconds; all in the order of the utterances' names.
+        wrong : numpy.ndarray
+            Whether a slot is wrong, [utterances].
+        confidence : numpy.ndarray
+            Probability of each answer, [utterances].
         """
-        if split not in self._items:
-            self._items[split] = self._read(split)
-        return self._items[split]
-
-    def _read(self, split):
-        predictions = read_csv(self.folder / f"predictions_{split}.csv")
-        predictions.sort(key=lambda row: row["ID"])
-        about = read_csv(self.manifests / f"{split}.csv")
-        about = {row["ID"]: row for row in about}
-        names = [
-            n[: -len("_true")] for n in predictions[0] if n.endswith("_true")
+        rows = read_csv(self.folder / f"predictions_{test_set}.csv")
+        rows.sort(key=lambda row: row["ID"])
+        slots = [n[: -len("_true")] for n in rows[0] if n.endswith("_true")]
+        wrong = [
+            any(row[f"{s}_true"] != row[f"{s}_predicted"] for s in slots)
+            for row in rows
         ]
-        slots = {
-            name: np.array(
-                [
-                    row[f"{name}_true"] != row[f"{name}_predicted"]
-                    for row in predictions
-                ]
-            )
-            for name in names
-        }
         probabilities = [
-            [float(row[f"{name}_probability"]) for name in names]
-            for row in predictions
+            [float(row[f"{slot}_probability"]) for slot in slots]
+            for row in rows
         ]
-        return {
-            "wrong": np.any(list(slots.values()), axis=0),
-            "confidence": np.prod(probabilities, axis=1),
-            "slots": slots,
-            "speaker": [about[row["ID"]]["spk_id"] for row in predictions],
-            "wording": [
-                about[row["ID"]]["transcription"] for row in predictions
-            ],
-            "duration": np.array(
-                [float(about[row["ID"]]["duration"]) for row in predictions]
-            ),
-        }
+        return np.array(wrong), np.prod(probabilities, axis=1)
 
 
 def read_outcomes(runs, jobs):
@@ -93,187 +72,164 @@ def read_outcomes(runs, jobs):
     Arguments
     ---------
     runs : list of Run
-    jobs : list of dict
-        Of each run its ``folder`` and ``manifests``, the folder of these.
+    jobs : list of slu_kd_lobes.experiments.execution.Job
+        Of each run.
 
     Returns
     -------
-    dict
-        Lists of Outcome by (condition, system), in the order of the runs.
+    list of Outcome
+        In the order of the runs.
     """
-    outcomes = defaultdict(list)
+    outcomes = []
     for run, job in zip(runs, jobs):
-        outcome = Outcome(run, job["folder"], job["manifests"])
-        path = outcome.folder / "metrics.json"
+        path = job.folder / "metrics.json"
+        metrics = None
         if path.is_file():
-            outcome.metrics = json.loads(path.read_text(encoding="utf-8"))
-        outcomes[run.condition, run.system].append(outcome)
-    return dict(outcomes)
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        outcomes.append(Outcome(run, job.folder, job.manifests, metrics))
+    return outcomes
 
 
-def summarise(outcomes, split):
-    """Error of a system on a test set over its runs.
-
-    Arguments
-    ---------
-    outcomes : list of Outcome
-    split : str
-
-    Returns
-    -------
-    dict or None
-        ``errors`` of each run in percent, their ``mean`` and ``sd``;
-        ``items``; ``wrong``, the mean number of errors; ``low`` and ``high``,
-        the Wilson interval of that number; ``best``, the mean error at the
-        best epoch; mean ``nll`` and ``ece``; ``failed``, how many runs left
-        nothing. None if no run did.
-    """
-    blocks = [o.block(split) for o in outcomes if o.block(split)]
-    if not blocks:
-        return None
-    errors = [block["intent_error"] for block in blocks]
-    # Runs of different draws may have different items.
-    items = round(np.mean([block["n"] for block in blocks]))
-    wrong = float(np.mean([b["intent_error"] * b["n"] for b in blocks])) / 100
-    low, high = wilson_interval(round(wrong), items)
-    by_epoch = [
-        o.metrics["intent_error_by_epoch"]["best"][split]
-        for o in outcomes
-        if o.block(split)
-    ]
-    return {
-        "errors": errors,
-        "mean": float(np.mean(errors)),
-        "sd": float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
-        "items": items,
-        "wrong": wrong,
-        "low": low,
-        "high": high,
-        "best": float(np.mean(by_epoch)),
-        "nll": float(np.mean([block["nll"] for block in blocks])),
-        "ece": float(np.mean([block["ece"] for block in blocks])),
-        "failed": len(outcomes) - len(blocks),
-    }
-
-
-def compare(outcomes, reference, split):
-    """Tests a system against another, run by run.
+def wording_number(transcript):
+    """A number for a wording, the same wherever it is said.
 
     Arguments
     ---------
-    outcomes : list of Outcome
-        Of the system.
-    reference : list of Outcome
-        Of the other; runs of the same draw and seed belong together.
-    split : str
+    transcript : str
+        In any writing.
 
     Returns
     -------
-    dict or None
-        What `paired_difference` gives (system minus reference), ``pairs``,
-        ``mcnemar`` (the median p of the pairs), ``speakers`` and
-        ``wordings`` (the interval of the difference over these). None if no
-        pair is there.
-    """
-    others = {(o.run.draw, o.run.seed): o for o in reference if o.block(split)}
-    pairs = [
-        (o, others[o.run.draw, o.run.seed])
-        for o in outcomes
-        if o.block(split) and (o.run.draw, o.run.seed) in others
-    ]
-    if not pairs:
-        return None
-    wrong = [[o.items(split)["wrong"] for o in pair] for pair in pairs]
-    own, other = (np.concatenate(runs).astype(float) for runs in zip(*wrong))
-    over = {
-        f"{group}s": bootstrap_difference(
-            own,
-            other,
-            [g for o, _ in pairs for g in o.items(split)[group]],
-        )
-        for group in ("speaker", "wording")
-    }
-    rates = 100 * np.array([[run.mean() for run in pair] for pair in wrong])
-    return {
-        **paired_difference(*rates.T),
-        "pairs": len(pairs),
-        "mcnemar": float(np.median([mcnemar(*pair) for pair in wrong])),
-        **over,
-    }
-
-
-def correct_for_many(p_values):
-    """Adjusts p for their number, so that few of the small ones are chance.
-
-    Source: Y. Benjamini, Y. Hochberg, "Controlling the false discovery rate",
-    1995. NaN stays and does not count.
-
-    Arguments
-    ---------
-    p_values : list of float
-
-    Returns
-    -------
-    list of float
+    int
 
     Example
     -------
-    >>> correct_for_many([0.01, float("nan"), 0.04])
-    [0.02, nan, 0.04]
+    >>> wording_number("Lights on!") == wording_number("lights on")
+    True
     """
-    values = np.array(p_values, float)
-    known = ~np.isnan(values)
-    if known.any():
-        values[known] = false_discovery_control(values[known])
-    return values.tolist()
+    text = normalise_transcript(transcript)
+    return int(fingerprint(text.encode())[:8], 16)
 
 
-def shares(outcomes, split, groups):
-    """Error of a system in groups of items, in percent.
+def records_of(outcomes):
+    """Tidy records of what runs left.
 
     Arguments
     ---------
-    outcomes : list of Outcome
-    split : str
-    groups : callable
-        Takes what `Outcome.items` gives; returns the group of each item.
+    outcomes : dict
+        Lists of `Outcome` by name of the matrix.
 
     Returns
     -------
-    dict
-        By group, in order: the mean error over runs and the number of items.
+    Records
     """
-    found = [o.items(split) for o in outcomes if o.block(split)]
-    wrong = np.concatenate([items["wrong"] for items in found])
-    names = np.concatenate([groups(items) for items in found])
-    return {
-        str(name): (
-            100 * float(wrong[names == name].mean()),
-            round((names == name).sum() / len(found)),
-        )
-        for name in sorted(set(names.tolist()))
+    records = Records(versions=defaultdict(list))
+    for matrix, runs in outcomes.items():
+        taught = {}
+        for outcome in runs:
+            records.runs += _rows(matrix, outcome)
+            if outcome.metrics is None:
+                continue
+            # Systems and seeds share teachers: each counts once.
+            for row in _teachers(matrix, outcome):
+                taught[str(row)] = row
+            versions = records.versions[_commit(outcome)]
+            if outcome.metrics["versions"] not in versions:
+                versions.append(outcome.metrics["versions"])
+            _add_items(records, outcome)
+        records.teachers += taught.values()
+    return records
+
+
+def _commit(outcome):
+    """The first digits of the commit; + where files differed from it."""
+    commit = outcome.metrics["commit"] or "unknown"
+    return commit.removesuffix("+")[:12] + "+" * commit.endswith("+")
+
+
+def _rows(matrix, outcome):
+    """Rows of runs.csv."""
+    run, metrics = outcome.run, outcome.metrics
+    row = {
+        **dict.fromkeys(COLUMNS["runs.csv"], ""),
+        "matrix": matrix,
+        "system": run.system,
+        "condition": run.condition,
+        "draw": run.draw,
+        "seed": run.seed,
+        "run": outcome.folder.name,
     }
+    if metrics is None:
+        return [row]
+    row |= {
+        "commit": _commit(outcome),
+        "n_train": metrics["n_train"],
+        "train_seconds": metrics["seconds"]["train"],
+    }
+    by_epoch, rows = metrics["intent_error_by_epoch"], []
+    for test_set in by_epoch["last"]:
+        block = outcome.block(test_set)
+        for epoch in ("last", "best"):
+            percent, n = by_epoch[epoch][test_set], block["n"]
+            score = {
+                "test_set": test_set,
+                "epoch": epoch,
+                "n": n,
+                "errors": round(percent * n / 100),
+            }
+            if epoch == metrics.get("tested_epoch", "last"):
+                score |= {
+                    "nll": block["nll"],
+                    "ece": block["ece"],
+                    "slot_errors": join_counts(
+                        {
+                            slot: round(share * n / 100)
+                            for slot, share in block["slot_error"].items()
+                        }
+                    ),
+                }
+            rows.append({**row, **score})
+    return rows
 
 
-def length_groups(items, parts=4):
-    """Quarters of the items by their duration.
+def _teachers(matrix, outcome):
+    """Rows of teachers.csv."""
+    metrics = outcome.metrics
+    for name, said in metrics.get("teachers", {}).items():
+        # Sentence vectors name no values, and so make no errors.
+        yield {
+            "matrix": matrix,
+            "condition": outcome.run.condition,
+            "draw": outcome.run.draw,
+            "teacher": name,
+            "train_errors": said["errors"].get("train", ""),
+            "test_errors": said["errors"].get(metrics["main_test"], ""),
+            "unexplained_by_intent": said["unexplained_by_intent"],
+            "unexplained_by_two_numbers": said.get(
+                "unexplained_by_two_numbers", ""
+            ),
+        }
 
-    Arguments
-    ---------
-    items : dict
-        As `Outcome.items` gives it.
-    parts : int
 
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> length_groups({"duration": np.array([1.0, 2.0, 3.0, 4.0])}, parts=2)
-    ['1.0-2.5 s', '1.0-2.5 s', '2.5-4.0 s', '2.5-4.0 s']
-    """
-    seconds = items["duration"]
-    edges = np.quantile(seconds, np.linspace(0, 1, parts + 1))
-    which = np.searchsorted(edges[1:-1], seconds, side="right")
-    return [f"{edges[i]:.1f}-{edges[i + 1]:.1f} s" for i in which]
+def _add_items(records, outcome):
+    """Adds the errors of every utterance, and who said what."""
+    for test_set in outcome.metrics["intent_error_by_epoch"]["last"]:
+        key = outcome.folder.name, test_set
+        if key in records.items:
+            continue
+        name = outcome.manifests.fingerprint(test_set)[:12]
+        wrong, _ = outcome.predictions(test_set)
+        records.items[key] = name, wrong
+        if name not in records.utterances:
+            rows = outcome.manifests.read(test_set)
+            rows.sort(key=lambda row: row["ID"])
+            records.utterances[name] = [
+                {
+                    "set": name,
+                    "number": number,
+                    "speaker": row["spk_id"],
+                    "wording": wording_number(row["transcription"]),
+                    "seconds": row["duration"],
+                }
+                for number, row in enumerate(rows)
+            ]

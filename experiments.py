@@ -1,0 +1,1 @@
+recipes/fluent-speech-commands/logit_distillation/experiments.py

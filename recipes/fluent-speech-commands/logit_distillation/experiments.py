@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Trains what a matrix of runs lacks, and writes its tables and figures.
+
+To run all of a question's runs, or of several:
+> python experiments.py experiments/table1.yaml --data_folder=/path/to/corpus
+> python experiments.py experiments/*.yaml --data_folder=/path/to/corpus \
+>     --workers 8 --report my_report
+
+Stopped at any moment, the same command goes on. What else is given, such as
+--text_encoder=bert-base-uncased, replaces a key of all runs. The tables alone,
+from the files in results, without a corpus:
+> python experiments.py experiments/*.yaml --tables
+
+Authors
+ * slu_kd_lobes authors
+"""
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from prepare import prepare_fsc
+from tqdm import tqdm
+
+import cascade
+import train
+from slu_kd_lobes.experiments import engine
+from slu_kd_lobes.training.hparams import load_hparams, settings
+from slu_kd_lobes.training.run_folder import SHAPES_NO_NUMBER, parse_arguments
+from slu_kd_lobes.utils.fingerprints import fingerprint, model_fingerprint
+
+
+class Once(dict):
+    """What several runs share, made for the first of them.
+
+    Example
+    -------
+    >>> once = Once()
+    >>> once("letters", list, "xy"), once("letters", list, "z")
+    (['x', 'y'], ['x', 'y'])
+    """
+
+    def __call__(self, key, make, *arguments):
+        """Returns what `make` makes of the arguments, or made of this key."""
+        key = repr(key)
+        if key not in self:
+            self[key] = make(*arguments)
+        return self[key]
+
+
+def load(run):
+    """Objects, complete YAML and options of a run without a folder."""
+    logging.getLogger("speechbrain.utils.seed").setLevel(logging.WARNING)
+    config, run_opts, overrides = parse_arguments(run)
+    # Loading makes the output folder, which has no name yet.
+    with tempfile.TemporaryDirectory() as folder:
+        overrides["output_folder"] = folder
+        return *load_hparams(config, overrides), run_opts
+
+
+def plan(text, sources, manifests, utterances):
+    """All that shapes a run; see :class:`engine.Script`."""
+    tested = ["valid", *manifests.tests]
+    return {
+        "settings": {
+            key: value
+            for key, value in settings(text).items()
+            if key not in SHAPES_NO_NUMBER
+        },
+        "sources": sources,
+        "tests": {
+            "sets": [[name, manifests.fingerprint(name)] for name in tested],
+            "slots": manifests.schema.fingerprint,
+        },
+        "utterances": utterances,
+        "manifests": manifests,
+    }
+
+
+def plan_students(runs):
+    """Prepares, encodes and fine-tunes what runs of train.py share.
+
+    Arguments
+    ---------
+    runs : list of list of str
+        Command lines.
+
+    Returns
+    -------
+    list of dict
+        A plan for each.
+    """
+    once, plans = Once(), []
+    for run in tqdm(runs, "preparing students", ncols=79):
+        hparams, text, run_opts = load(run)
+        corpus, encoder = hparams["corpus"], hparams["make_encoder"]
+        manifests = once(corpus, lambda: prepare_fsc(**corpus))
+        key = encoder, hparams["make_features"]
+        features = once(key, key[1], once(encoder, encoder), run_opts["device"])
+        # An encoder is hashed, and a corpus encoded, once for all its runs.
+        sources, size = once((key, corpus), share, features, manifests)
+        tables = {
+            name: once([vars(model), corpus], model.table, manifests, run_opts)
+            for name, model in train.chosen_text_models(hparams).items()
+        }
+        taught = {name: table.made_from for name, table in tables.items()}
+        sources = {**sources, "tables": taught}
+        utterances = size * hparams["number_of_epochs"]
+        plans.append(plan(text, sources, manifests, utterances))
+    return plans
+
+
+def share(features, manifests):
+    """Encodes a corpus; fingerprints without tables, and training's size."""
+    rows = {split: manifests.read(split) for split in manifests.splits}
+    features.build(sum(rows.values(), []))
+    return train.made_from(manifests, features, {}), len(rows["train"])
+
+
+def plan_cascades(runs):
+    """Transcribes what runs of cascade.py share; see `plan_students`."""
+    once, plans = Once(), []
+    for run in tqdm(runs, "preparing cascades", ncols=79):
+        hparams, text, _ = load(run)
+        key = [hparams["corpus"], hparams["make_recogniser"]]
+        manifests, heard = once(key, cascade.prepare, hparams)
+        sources = {
+            "train data": manifests.fingerprint("train"),
+            "transcripts": fingerprint(heard),
+            "text_encoder": model_fingerprint(hparams["text_encoder"]),
+        }
+        plans.append(plan(text, sources, manifests, 0))
+    return plans
+
+
+SCRIPTS = {
+    "train.py": engine.Script(
+        train.main,
+        plan_students,
+        {
+            "feature_folder": "features",
+            "teacher_folder": "teachers",
+            "manifest_folder": "manifests",
+        },
+    ),
+    "cascade.py": engine.Script(
+        cascade.main,
+        plan_cascades,
+        {"transcript_folder": "transcripts", "manifest_folder": "manifests"},
+    ),
+}
+
+if __name__ == "__main__":
+    engine.main(sys.argv[1:], SCRIPTS, Path(__file__).resolve().parent)

@@ -1,0 +1,217 @@
+"""The command of a recipe's experiments.py: trains what matrices lack.
+
+A recipe hands over its scripts; nothing here knows what they train.
+"""
+
+import argparse
+import logging
+import sys
+from itertools import islice
+from pathlib import Path
+
+import joblib
+
+from slu_kd_lobes.experiments.execution import (
+    Script,
+    execute_all,
+    local_pool,
+    ray_pool,
+    run_plans,
+)
+from slu_kd_lobes.experiments.matrix import (
+    SYSTEMS_FILE,
+    check_tests,
+    read_matrix,
+    runs_of,
+)
+from slu_kd_lobes.experiments.outcomes import read_outcomes
+from slu_kd_lobes.experiments.records import Records, read_records
+from slu_kd_lobes.experiments.report import write_html, write_report
+from slu_kd_lobes.experiments.tables import write_tables
+from slu_kd_lobes.training.run_folder import (
+    one_sentence_errors,
+    split_arguments,
+)
+
+__all__ = ["Script", "main", "parse"]
+
+OPTIONS = (
+    "data_folder csv_folder results report workers ray_address only_report "
+    "tables html help"
+).split()
+
+
+def parse(arguments):
+    """Reads the command line.
+
+    Arguments
+    ---------
+    arguments : list of str
+
+    Returns
+    -------
+    options : argparse.Namespace
+        The program's own.
+    overrides : dict
+        Typed text by key of all runs, or by variable of a matrix.
+
+    Raises
+    ------
+    ValueError
+        If an option is wrong.
+
+    Example
+    -------
+    >>> options, overrides = parse(["a.yaml", "--data_folder=c", "--lr=0.1"])
+    >>> options.data_folder, overrides
+    ('c', {'lr': '0.1'})
+    """
+    parser = argparse.ArgumentParser(
+        prog="python experiments.py",
+        description="Trains what matrices of runs lack, and writes tables.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "matrices", nargs="+", type=Path, metavar="experiments/NAME.yaml"
+    )
+    parser.add_argument("--data_folder", help="the corpus")
+    parser.add_argument("--csv_folder", help="CSV files of the corpus")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="of the runs"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path(),
+        help="folder whose 'results' takes tables and figures",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=joblib.cpu_count(),
+        help="runs at the same time (default: one a core)",
+    )
+    parser.add_argument("--ray-address", help="use this Ray cluster, or auto")
+    parser.add_argument(
+        "--only-report", action="store_true", help="train nothing"
+    )
+    parser.add_argument(
+        "--tables",
+        action="store_true",
+        help="make the tables alone, from the files in results",
+    )
+    parser.add_argument(
+        "--html", action="store_true", help="write results/report.html too"
+    )
+    arguments, overrides = split_arguments(arguments, OPTIONS)
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        raise ValueError("--workers must be at least 1")
+    if not (options.data_folder or options.tables):
+        raise ValueError(
+            "where is the corpus? Give --data_folder=/path/to/corpus, or "
+            "--tables to make the tables alone"
+        )
+    return options, overrides
+
+
+def main(arguments, scripts, folder):
+    """Reads the matrices, trains what is missing, writes what it shows.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The command line.
+    scripts : dict
+        `Script` by the name that matrices give it.
+    folder : str or Path
+        Of the recipe; configurations are relative to it.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    paths, failed = [], {}
+    with one_sentence_errors():
+        options, overrides = parse(arguments)
+        matrices = read_matrices(options.matrices)
+        target = options.report / "results"
+        if not options.tables:
+            there = (target / "runs.csv").is_file()
+            old = read_records(target) if there else Records()
+            jobs, runs = plan_all(matrices, options, overrides, scripts, folder)
+            pool = local_pool(options.workers)
+            if options.ray_address:
+                pool = ray_pool(options.ray_address)
+            if not options.only_report:
+                every = [job for part in jobs.values() for job in part]
+                failed = execute_all(every, pool)
+            outcomes = {
+                name: read_outcomes(runs[name], jobs[name]) for name in runs
+            }
+            paths += write_report(target, matrices, outcomes, old)
+        paths += write_tables(matrices, target)
+        if options.html:
+            paths.append(write_html(target, matrices))
+    for path in paths:
+        print(path)
+    if failed:
+        sys.exit(f"{len(failed)} runs failed; the first: {failed.popitem()[1]}")
+
+
+def read_matrices(paths):
+    """Reads matrices, each of a name of its own.
+
+    Arguments
+    ---------
+    paths : list of Path
+        That of the systems is passed over: ``experiments/*.yaml`` names it.
+
+    Returns
+    -------
+    list of Matrix
+
+    Raises
+    ------
+    ValueError
+        If two have one name, or there is none.
+    """
+    paths = [path for path in paths if path.name != SYSTEMS_FILE]
+    matrices = [read_matrix(path) for path in paths]
+    names = [matrix.name for matrix in matrices]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two matrices have the name '{twice[0]}': rename one")
+    if not matrices:
+        raise ValueError(f"{SYSTEMS_FILE} is no matrix of runs")
+    return matrices
+
+
+def plan_all(matrices, options, overrides, scripts, folder):
+    """Makes ready what all runs need.
+
+    Arguments
+    ---------
+    matrices : list of Matrix
+    options : argparse.Namespace
+    overrides : dict
+    scripts : dict
+    folder : str or Path
+        See `main`.
+
+    Returns
+    -------
+    jobs, runs : dict
+        Lists of Job and Run by name of the matrix.
+    """
+    variables = {name for matrix in matrices for name in matrix.variables}
+    made = options.results.resolve()
+    runs = {}
+    for matrix in matrices:
+        others = variables - set(matrix.variables)
+        keys = {k: v for k, v in overrides.items() if k not in others}
+        corpus = options.data_folder, options.csv_folder
+        runs[matrix.name] = runs_of(matrix, *corpus, keys, made)
+    every = [run for part in runs.values() for run in part]
+    left = iter(run_plans(every, scripts, folder, made))
+    jobs = {name: list(islice(left, len(part))) for name, part in runs.items()}
+    for matrix in matrices:
+        check_tests(matrix, [job.manifests for job in jobs[matrix.name]])
+    return jobs, runs
