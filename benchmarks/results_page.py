@@ -16,7 +16,7 @@ validation; the batch size is 64 everywhere.
 * *Stored features*: `train.py hparams/distill_teacher_mae_exp.yaml`, median
   of its epochs; *bfloat16* and *torch.compile*: of three, with
   `--precision=bf16` and `--compile`, the latter with its compilation. *On the
-  fly*: with `--store_features=False`.
+  fly*: with `--features=on_the_fly`.
 * *SpeechBrain, cached*: its `CachedDynamicItem`, data loader and `Brain`
   (`peer_speechbrain.py`). The cache is full; the loss is the cross entropy
   alone. Mean of two epochs.

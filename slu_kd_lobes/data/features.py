@@ -40,6 +40,8 @@ class Stored:
     """
 
     trains = False
+    #: Stored features are read faster than another process hands them over.
+    loader_workers = 0
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class OnTheFly:
     unfreezing : callable or None
         Sets which layers train in an epoch; see
         :mod:`slu_kd_lobes.students.unfreezing`. None: none.
+    num_workers : int
+        Processes that decode audio ahead.
 
     Raises
     ------
@@ -112,7 +116,13 @@ class OnTheFly:
     """
 
     def __init__(
-        self, encoder, device, sample_rate=16000, dropout=False, unfreezing=None
+        self,
+        encoder,
+        device,
+        sample_rate=16000,
+        dropout=False,
+        unfreezing=None,
+        num_workers=0,
     ):
         self.trains = unfreezing is not None
         check_encoder(encoder, sample_rate, self.trains)
@@ -129,6 +139,7 @@ class OnTheFly:
         self.encoder = encoder.requires_grad_(False).to(device)
         self.sample_rate = sample_rate
         self.moves = dropout or self.trains
+        self.loader_workers = num_workers
         self.unfreezing = unfreezing
 
     def build(self, rows):

@@ -126,8 +126,8 @@ def dataio_prep(hparams, manifests, tables, features):
             taught = {
                 name: teaching(table, *facts) for name, table in tables.items()
             }
-            # Vectors of sentences are no logits.
-            columns["sentence_vectors"] = taught.pop("sentence", targets)
+            if "sentence" in taught:  # vectors, and no logits
+                columns["sentence_vectors"] = taught.pop("sentence")
             columns["teacher_logits"] = taught
         datasets[split] = UtteranceDataset(
             ids=[row["ID"] for row in utterances],
@@ -232,7 +232,7 @@ def main(arguments):
         checkpointer=hparams["checkpointer"],
     )
     brain.features, brain.slices = features, manifests.schema.slices
-    size, workers = hparams["batch_size"], hparams["num_workers"]
+    size, workers = hparams["batch_size"], features.loader_workers
     train, valid = datasets["train"], datasets["valid"]
     with timed("train"):
         brain.fit(
