@@ -4,7 +4,7 @@ import pytest
 import torch
 from speechbrain.augment.time_domain import SpeedPerturb
 
-from slu_kd_lobes.alignments import (
+from slu_kd_lobes.data.alignments import (
     PHONES,
     SILENCE,
     RandomExcerpt,
@@ -16,7 +16,7 @@ from slu_kd_lobes.alignments import (
     unpack_alignment,
     word_name,
 )
-from slu_kd_lobes.augment import RandomChannel
+from slu_kd_lobes.data.augment import RandomChannel
 
 RATE = 16000
 STEP = 160  # samples of a track step

@@ -7,7 +7,7 @@ import soundfile
 import torch
 from speechbrain.dataio import audio_io
 
-from slu_kd_lobes.audio import read_waveform
+from slu_kd_lobes.data.audio import read_waveform
 
 
 def tone(rate, hertz=440.0, seconds=0.5):

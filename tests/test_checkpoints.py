@@ -1,13 +1,16 @@
-"""Checkpoints that are never half-written."""
+"""Checkpoints that are never half-written, and know what they come from."""
 
+import json
 import os
 import time
 
+import pytest
 import torch
 import torch.multiprocessing as mp
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import ddp_barrier
 
-from slu_kd_lobes.checkpoints import WholeCheckpointer
+from slu_kd_lobes.training.checkpoints import MadeFrom, WholeCheckpointer
 
 
 def test_the_hundredth_save_reads_no_more_than_the_first(tmp_path):
@@ -84,3 +87,55 @@ def test_processes_agree_on_what_is_deleted(tmp_path):
         process.kill()
     assert not waiting
     assert [kept.get(timeout=5) for _ in processes] == [[1.0, 2.0]] * 2
+
+
+SOURCES = {"train data": "5f", "encoder": "a0", "teacher": [{"schema": "c1"}]}
+
+
+def checkpointer(folder, **recoverables):
+    """A checkpointer with a model beside other recoverables."""
+    model = torch.nn.Linear(2, 2)
+    return Checkpointer(folder, {"model": model, **recoverables})
+
+
+def test_a_run_goes_on_from_the_same_sources(tmp_path):
+    """Through a checkpoint on disk."""
+    checkpointer(tmp_path, made_from=MadeFrom(SOURCES)).save_checkpoint()
+    again = checkpointer(tmp_path, made_from=MadeFrom(SOURCES))
+    assert again.recover_if_possible() is not None
+
+
+@pytest.mark.parametrize(
+    "change, names",
+    [
+        ({"encoder": "b1"}, "encoder"),
+        ({"teacher": [{"schema": "c2"}]}, "teacher"),
+        ({"teacher": []}, "teacher"),
+        ({"encoder": "b1", "train data": "77"}, "encoder, train data"),
+        ({"augmentation": "d4"}, "augmentation"),
+    ],
+)
+def test_a_checkpoint_of_other_sources_is_refused(tmp_path, change, names):
+    """All that differs is named, and the remedy."""
+    checkpointer(tmp_path, made_from=MadeFrom(SOURCES)).save_checkpoint()
+    again = checkpointer(tmp_path, made_from=MadeFrom({**SOURCES, **change}))
+    message = f"was made from another {names}: choose another --output_folder"
+    with pytest.raises(ValueError, match=message):
+        again.recover_if_possible()
+
+
+def test_a_source_that_is_gone_is_refused(tmp_path):
+    """The checkpoint has one more."""
+    checkpointer(tmp_path, made_from=MadeFrom(SOURCES)).save_checkpoint()
+    fewer = {k: v for k, v in SOURCES.items() if k != "teacher"}
+    with pytest.raises(ValueError, match="made from another teacher"):
+        checkpointer(tmp_path, made_from=MadeFrom(fewer)).recover_if_possible()
+
+
+def test_later_changes_of_the_caller_do_not_matter(tmp_path):
+    """The hashes are those of the start."""
+    sources = dict(SOURCES)
+    made_from = MadeFrom(sources)
+    sources["encoder"] = "ff"
+    made_from.save(tmp_path / "p")
+    assert json.loads((tmp_path / "p").read_text()) == SOURCES

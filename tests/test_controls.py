@@ -6,9 +6,28 @@ import pytest
 import torch
 from running import run
 
-from slu_kd_lobes.controls import IntentMeans, OneHot, ShuffledRows
+from slu_kd_lobes.teachers.controls import (
+    IntentMeans,
+    OneHot,
+    ShuffledRows,
+    describe,
+    teaching,
+    unexplained_variance,
+)
+from slu_kd_lobes.teachers.tables import TeacherTable
 
 SLICES = {"action": slice(0, 2), "object": slice(2, 5)}
+# Six utterances of four transcripts: b and c mean the same.
+TEXTS = ["D", "a", "b!", "a", "c", "B"]
+TARGETS = torch.tensor([[1, 2], [0, 0], [1, 1], [0, 0], [1, 1], [1, 1]])
+
+
+@pytest.fixture
+def table():
+    """What is said of the four, and of one that is not trained on."""
+    outputs = torch.randn(5, 5)
+    errors = {"train": 0.0, "test": 12.5}
+    return TeacherTable(list("eabcd"), outputs, {"schema": "a0"}, errors)
 
 
 def test_no_row_stays_and_none_is_lost():
@@ -40,16 +59,74 @@ def test_one_hot_knows_the_labels_and_two_numbers():
     assert torch.equal(fake, expected)
 
 
+def test_every_utterance_is_taught_what_its_transcript_says(table):
+    """In any writing; the control stands in for the table's rows."""
+    outputs = dict(zip("eabcd", table.outputs))
+    taught = teaching(table, TEXTS, TARGETS, SLICES)
+    expected = [outputs[text] for text in "dabacb"]
+    assert torch.equal(taught, torch.stack(expected))
+
+
+def test_a_control_sees_each_transcript_once(table):
+    """However often it is said: the mean of b and c is not that of b, c, b."""
+    outputs = dict(zip("eabcd", table.outputs))
+    taught = teaching(table, TEXTS, TARGETS, SLICES, IntentMeans())
+    mean = (outputs["b"] + outputs["c"]) / 2
+    expected = [outputs["d"], outputs["a"], mean, outputs["a"], mean, mean]
+    torch.testing.assert_close(taught, torch.stack(expected))
+    shuffled = teaching(table, TEXTS, TARGETS, SLICES, ShuffledRows())
+    assert torch.equal(shuffled[1], shuffled[3])
+    assert torch.equal(shuffled[2], shuffled[5])
+    plain = teaching(table, TEXTS, TARGETS, SLICES)
+    assert not (shuffled == plain).all(1).any()
+    assert len(shuffled.unique(dim=0)) == 4
+
+
+def test_a_control_is_given_the_labels_of_its_transcripts(table):
+    """A fake teacher that knows the labels is right on every utterance."""
+    control = OneHot(3.0, -1.0)
+    taught = teaching(table, TEXTS, TARGETS, SLICES, control)
+    assert torch.equal(taught, control(taught, TARGETS, SLICES))
+
+
+def test_variance_worked_out_by_hand():
+    """Means 1 and 7 stand for 0, 2 and 6, 8: 4 of 40 are left."""
+    outputs = torch.tensor([[0.0], [2.0], [6.0], [8.0]])
+    targets = torch.tensor([[0], [0], [1], [1]])
+    left = unexplained_variance(outputs, targets, SLICES, IntentMeans())
+    assert left == 10.0
+    for values in ([[0], [1], [2], [3]], [[0], [0], [0], [0]]):
+        targets = torch.tensor(values)
+        left = unexplained_variance(outputs, targets, SLICES, IntentMeans())
+        assert left == (0.0 if len(targets.unique()) == 4 else 100.0)
+
+
+def test_what_is_said_of_a_table(table):
+    """Errors as noted; vectors are not compared with labels."""
+    said = describe(table, TEXTS, TARGETS, SLICES)
+    assert said["errors"] == {"train": 0.0, "test": 12.5}
+    distinct = dict(zip("eabcd", table.outputs))
+    facts = torch.stack([distinct[text] for text in "abcd"])
+    targets = torch.tensor([[0, 0], [1, 1], [1, 1], [1, 2]])
+    for name, control in (
+        ("unexplained_by_intent", IntentMeans()),
+        ("unexplained_by_two_numbers", OneHot()),
+    ):
+        left = unexplained_variance(facts, targets, SLICES, control)
+        assert said[name] == left > 0
+    said = describe(table, TEXTS, TARGETS, SLICES, are_logits=False)
+    assert sorted(said) == ["errors", "unexplained_by_intent"]
+
+
 def test_a_control_changes_what_is_taught(small, finished, tmp_path):
     """Same student, other targets: another loss from the first epoch on."""
     losses = {}
-    for name in ("ShuffledRows", "IntentMeans", "OneHot"):
+    for name in ("shuffled_rows", "intent_means", "one_hot"):
         folder = tmp_path / name
-        control = f"!new:slu_kd_lobes.controls.{name}"
         options = {
             **small,
             "output_folder": folder,
-            "teacher_control": control,
+            "teacher_control": name,
             "number_of_epochs": 1,
         }
         run("distill_teacher_mae_exp", options)
@@ -67,10 +144,8 @@ def test_a_teacher_can_read_the_students_draw_alone(small, tmp_path):
         "train_fraction": 0.25,
         "subset_seed": 3,
         "number_of_epochs": 1,
-        "teacher_overrides": (
-            "{train_fraction: !ref <train_fraction>, "
-            "subset_seed: !ref <subset_seed>, number_of_epochs: 1, "
-            "max_train_error: 100}"
+        "fine_tuning": (
+            "{text: subset, number_of_epochs: 1, max_train_error: 100}"
         ),
     }
     printed = run("distill_teacher_mae_exp", options)

@@ -7,15 +7,15 @@ import torch
 from tiny_models import DEPTH, SELF_SUPERVISED, WIDTH
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from slu_kd_lobes.bundled import bundled
-from slu_kd_lobes.encoders import (
+from slu_kd_lobes.students.encoders import (
     SpeechBrainEncoder,
     TransformerEncoder,
     average_frames,
 )
-from slu_kd_lobes.features import module_fingerprint
-from slu_kd_lobes.intent import IntentClassifier, LayerSum
-from slu_kd_lobes.sincnet import SincNetEncoder
+from slu_kd_lobes.students.intent import IntentClassifier, LayerSum
+from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.utils.environment import bundled
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 KINDS = [*SELF_SUPERVISED, "whisper"]
 
@@ -25,7 +25,8 @@ def test_the_interface_of_the_student(transformer_folders, kind):
     """Two seconds are 100 frames of 20 ms; 8 of them make one."""
     encoder = TransformerEncoder(str(transformer_folders / kind))
     assert (encoder.feature_size, encoder.layers) == (WIDTH, 1)
-    assert encoder.sample_rate == 16000 and encoder.pretrained
+    assert encoder.sample_rate == 16000
+    assert encoder.frozen and not encoder.untrained
     features, lengths = encoder(torch.randn(2, 32000), torch.tensor([1, 0.5]))
     assert features.shape == (2, 13, WIDTH)
     assert lengths.tolist() == [13, 7]
@@ -158,7 +159,7 @@ def test_very_short_audio_is_filled_with_silence(transformer_folders):
         assert lengths.tolist() == [1] and features.isfinite().all()
 
 
-@pytest.mark.parametrize("layers", [3, -1, [], [0, 9]])
+@pytest.mark.parametrize("layers", [3, -1, [], [0, 9], "first", "0 9", ""])
 def test_layers_that_are_not_there_are_refused(transformer_folders, layers):
     with pytest.raises(ValueError, match="numbers from 0 to 2"):
         TransformerEncoder(str(transformer_folders / "hubert"), layers=layers)
@@ -176,8 +177,28 @@ def test_a_name_that_cannot_be_had_gives_one_sentence(tmp_path):
 
 
 def test_impossible_pooling_is_refused(transformer_folders):
-    with pytest.raises(ValueError, match="pool 0"):
-        TransformerEncoder(str(transformer_folders / "hubert"), pool=0)
+    with pytest.raises(ValueError, match="pool -1"):
+        TransformerEncoder(str(transformer_folders / "hubert"), pool=-1)
+
+
+def test_no_pooling_given_is_that_of_160_ms(transformer_folders, asr):
+    """8 frames of 20 ms, and 4 of most SpeechBrain models."""
+    source = str(transformer_folders / "hubert")
+    wav = torch.randn(1, 16000)
+    default, given = (TransformerEncoder(source, pool=p) for p in (0, 8))
+    assert default.pool == 8
+    assert torch.equal(default(wav)[0], given(wav)[0])
+    default, given = (SpeechBrainEncoder(str(asr), pool=p) for p in (0, 4))
+    assert default.pool == 4
+    assert torch.equal(default(wav)[0], given(wav)[0])
+
+
+def test_layers_as_text_are_those_of_the_list(transformer_folders):
+    """As a configuration has them."""
+    source = str(transformer_folders / "wavlm")
+    for text, wanted in (("2 0", [2, 0]), ("1", [1]), ("[0, 1]", [0, 1])):
+        encoder = TransformerEncoder(source, layers=text)
+        assert encoder.wanted == wanted and encoder.layers == len(wanted)
 
 
 # SpeechBrain's own models
@@ -188,6 +209,7 @@ def test_speechbrain_models_encode(asr, interface):
     """One second is 101 frames of 10 ms; what the model says is its rate."""
     encoder = SpeechBrainEncoder(str(asr), interface, pool=16)
     assert encoder.sample_rate == 8000 and encoder.feature_size == 12
+    assert encoder.frozen and not encoder.untrained
     wavs = torch.randn(2, 8000)
     features, lengths = encoder(wavs, torch.tensor([1.0, 0.5]))
     assert features.shape == (2, 7, 12) and lengths.tolist() == [7, 4]

@@ -13,13 +13,14 @@ import pytest
 import torch
 from speechbrain.dataio import audio_io
 
-from slu_kd_lobes.audio import read_waveform
-from slu_kd_lobes.features import (
-    FeatureStore,
-    StoredFeatures,
-    module_fingerprint,
-)
-from slu_kd_lobes.sincnet import SincNetEncoder
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.data.feature_store import FeatureStore, StoredFeatures
+from slu_kd_lobes.data.features import OnTheFly, Stored
+from slu_kd_lobes.students.dropout import Dropout
+from slu_kd_lobes.students.encoders import TransformerEncoder
+from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.students.unfreezing import GradualUnfreezing
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -235,15 +236,20 @@ def test_dropout_is_off_whatever_the_encoder_was(tmp_path, encoder, wavs):
 
 
 def test_a_store_belongs_to_one_encoder(tmp_path, encoder, wavs):
-    """Other weights, dropout, layer or rate are another folder."""
+    """Other weights, dropout, class or rate are another folder."""
     folder = tmp_path / "store"
     stores = [FeatureStore(folder, encoder)]
-    stores.append(FeatureStore(folder, encoder, layer="phoneme"))
+    other = SincNetEncoder()
+    other.load_state_dict(encoder.state_dict())
+    stores.append(FeatureStore(folder, other))
     stores.append(FeatureStore(folder, encoder, sample_rate=8000))
     stores.append(FeatureStore(folder, CountedEncoder()))
     encoder.front_end.conv1.conv.bias.data[0] += 1e-6
     stores.append(FeatureStore(folder, encoder))
-    assert len({store.folder for store in stores}) == 5
+    for stage in encoder.word_layers:
+        stage.dropout = Dropout(0.25)
+    stores.append(FeatureStore(folder, encoder))
+    assert len({store.folder for store in stores}) == 6
     # Modes and devices do not matter.
     assert FeatureStore(folder, encoder.train()).folder == stores[-1].folder
 
@@ -413,8 +419,8 @@ def test_killed_extraction_leaves_nothing_that_is_used(tmp_path, wavs):
         textwrap.dedent(
             """
             import sys, time, torch
-            from slu_kd_lobes.features import FeatureStore
-            from slu_kd_lobes.sincnet import SincNetEncoder
+            from slu_kd_lobes.data.feature_store import FeatureStore
+            from slu_kd_lobes.students.sincnet import SincNetEncoder
 
             torch.manual_seed(5)
             encoder = SincNetEncoder()
@@ -508,17 +514,10 @@ def test_a_batch_takes_from_several_shards():
     ]
 
 
-def test_a_batch_is_padded_to_what_is_asked_for():
-    """Another process may hold the longest utterance."""
-    features, lengths = two_shards().batch([1], size=5)
-    assert features.squeeze(-1).tolist() == [[1, 2, 0, 0, 0]]
-    assert lengths.tolist() == [2]
-
-
 def test_features_move_to_a_device_as_a_whole():
     """The meta device stands for any other; a CPU keeps the maps."""
     stored = two_shards()
-    assert stored.near("cpu") is stored
+    assert stored.on_device_if_it_fits("cpu") is stored
     moved = stored.to("meta")
     assert [part.device.type for part in moved.frames] == ["meta", "meta"]
     assert moved.batch([2, 3, 0])[0].device.type == "meta"
@@ -550,7 +549,143 @@ def test_memory_stays_flat_however_much_is_read(tmp_path, monkeypatch):
     assert size > 2000
     first = [stored.batch([i])[0].clone() for i in range(24)]
     assert resident_kb(frames) > 0.9 * size
-    monkeypatch.setattr("slu_kd_lobes.features.RESIDENT_BYTES", 2**18)
+    monkeypatch.setattr("slu_kd_lobes.data.feature_store.RESIDENT_BYTES", 2**18)
     again = [stored.batch([i])[0].clone() for i in range(24)]
     assert resident_kb(frames) < 0.6 * size
     assert all(torch.equal(a, b) for a, b in zip(first, again))
+
+
+# What the student hears
+
+
+@pytest.fixture
+def rows(wavs):
+    """The three files as manifests have them."""
+    durations = (0.5, 12345 / 16000, 3001 / 16000)
+    return [
+        {"wav": wav, "duration": duration}
+        for wav, duration in zip(wavs, durations)
+    ]
+
+
+@pytest.fixture
+def trained(encoder):
+    """An encoder that hears something."""
+    encoder.untrained = False
+    return encoder
+
+
+def heard(features, rows, indices, training=False):
+    """What a student is given of some utterances."""
+    with torch.no_grad():
+        inputs, lengths = features.load(rows).batch(indices)
+        return features(inputs, lengths, training=training)
+
+
+def test_features_stored_or_made_anew_are_the_same(tmp_path, trained, rows):
+    """The recipe does not know which it has."""
+    stored = Stored(trained, "cpu", tmp_path / "store")
+    made = OnTheFly(trained, "cpu")
+    for features in (stored, made):
+        features.build(rows)
+        features.start_epoch(2)
+        assert not features.trains
+    for training in (False, True):
+        one = heard(stored, rows, [2, 0, 1], training)
+        two = heard(made, rows, [2, 0, 1], training)
+        torch.testing.assert_close(one[0], two[0], rtol=0, atol=1e-5)
+        assert one[1].tolist() == two[1].tolist() == [2, 4, 5]
+
+
+def test_only_what_is_stored_is_encoded_once(tmp_path, trained, rows):
+    """The other is encoded when it is heard, and nothing ahead."""
+    stored = Stored(trained, "cpu", tmp_path / "store")
+    stored.build(rows)
+    assert trained.encoded == 3
+    for _ in range(3):
+        heard(stored, rows, [0, 1, 2])
+    assert trained.encoded == 3
+    made = OnTheFly(trained, "cpu")
+    made.build(rows)
+    assert trained.encoded == 3
+    for _ in range(3):
+        heard(made, rows, [0, 1, 2])
+    assert trained.encoded == 12
+
+
+def test_lengths_make_batches_of_similar_ones(tmp_path, trained, rows):
+    """In frames or milliseconds: the order is the same."""
+    stored = Stored(trained, "cpu", tmp_path / "store").load(rows)
+    made = OnTheFly(trained, "cpu").load(rows)
+    assert torch.as_tensor(stored.lengths).tolist() == [4, 5, 2]
+    assert made.lengths == [500, 772, 188]
+
+
+def test_dropout_of_frozen_layers_is_on_in_training_alone(trained, rows):
+    """As the published code has it; no layer trains."""
+    made = OnTheFly(trained, "cpu", dropout=True)
+    expected, _ = heard(OnTheFly(trained, "cpu"), rows, [1], training=True)
+    assert torch.equal(heard(made, rows, [1])[0], expected)
+    noisy = [heard(made, rows, [1], training=True)[0] for _ in range(2)]
+    assert not torch.equal(noisy[0], noisy[1])
+    assert not torch.equal(noisy[0], expected)
+    assert torch.equal(heard(made, rows, [1])[0], expected)
+    assert not any(p.requires_grad for p in trained.parameters())
+
+
+def test_an_encoder_that_trains_gets_gradients(trained, rows):
+    """In the layers that its epoch unfreezes, and dropout is on."""
+    made = OnTheFly(trained, "cpu", unfreezing=GradualUnfreezing("word"))
+    assert made.trains
+    made.start_epoch(2)
+    inputs, lengths = made.load(rows).batch([0, 1])
+    made(inputs, lengths, training=True)[0].sum().backward()
+    assert trained.training
+    names = {n for n, p in trained.named_parameters() if p.grad is not None}
+    assert names and all(name.startswith("word_layers.1") for name in names)
+
+
+@pytest.mark.parametrize("kind", [Stored, OnTheFly])
+def test_an_encoder_that_hears_nothing_is_refused(tmp_path, encoder, kind):
+    """Neither pre-trained nor trained; or made for another rate."""
+    options = {"folder": tmp_path / "store"} if kind is Stored else {}
+    with pytest.raises(ValueError, match="encoder_source is null"):
+        kind(encoder, "cpu", **options)
+    encoder.untrained = False
+    with pytest.raises(ValueError, match="hears 16000 Hz.*not to 8000"):
+        kind(encoder, "cpu", sample_rate=8000, **options)
+    kind(encoder, "cpu", **options)
+
+
+def test_an_encoder_may_learn_to_hear(encoder):
+    """One without training that trains with the student."""
+    made = OnTheFly(encoder, "cpu", unfreezing=GradualUnfreezing("all"))
+    assert made.trains and encoder.untrained
+
+
+@pytest.mark.parametrize(
+    "options", [{"dropout": True}, {"unfreezing": GradualUnfreezing("word")}]
+)
+def test_an_encoder_that_stays_as_it_is_is_not_changed(
+    transformer_folders, options
+):
+    """It has no dropout and no layers of ours."""
+    encoder = TransformerEncoder(str(transformer_folders / "wav2vec2"))
+    with pytest.raises(ValueError, match="TransformerEncoder stays as it is"):
+        OnTheFly(encoder, "cpu", **options)
+    OnTheFly(encoder, "cpu")
+
+
+def test_an_encoder_that_unfreezes_needs_one_process(tmp_path, trained):
+    """Nothing would bring the encoders of the processes together."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    try:
+        unfreezing = GradualUnfreezing("word")
+        with pytest.raises(ValueError, match="cannot train in several proc"):
+            OnTheFly(trained, "cpu", unfreezing=unfreezing)
+        OnTheFly(trained, "cpu", dropout=True)
+    finally:
+        torch.distributed.destroy_process_group()
+    OnTheFly(trained, "cpu", unfreezing=unfreezing)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from slu_kd_lobes.gru import GRUFunction, bidirectional_gru
-from slu_kd_lobes.sincnet import MaskedBiGRU
+from slu_kd_lobes.students.gru import (
+    GRUFunction,
+    MaskedBiGRU,
+    bidirectional_gru,
+)
 
 
 def parameters(groups, channels, size, dtype=torch.double):

@@ -1,25 +1,42 @@
 """Short configurations, the command line, and what is said of mistakes."""
 
-import logging
 from pathlib import Path
 
 import pytest
-import speechbrain as sb
 import torch
 
-from slu_kd_lobes import losses, schedules, teachers, unfreezing
-from slu_kd_lobes.hparams import (
-    check_same_run,
-    load_hparams,
-    one_sentence_errors,
-    plain_values,
-    resolve_yaml,
-    save_yaml,
+from slu_kd_lobes.losses.distances import (
+    KLDistance,
+    L1Distance,
+    MSEDistance,
+    SmoothL1Distance,
 )
+from slu_kd_lobes.losses.schedules import ConstantWeight, TriangularWeight
+from slu_kd_lobes.losses.slots import SlotCrossEntropy
+from slu_kd_lobes.students.encoders import (
+    SpeechBrainEncoder,
+    TransformerEncoder,
+)
+from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.teachers.controls import IntentMeans, OneHot, ShuffledRows
+from slu_kd_lobes.teachers.text_teacher import (
+    ClsPooling,
+    MaxPooling,
+    MeanPooling,
+)
+from slu_kd_lobes.training.hparams import (
+    check_kind,
+    complete_yaml,
+    load_hparams,
+    settings,
+    typed_value,
+)
+from slu_kd_lobes.training.run_folder import check_same_run
+from slu_kd_lobes.utils.files import write_text
 
 HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
 FILES = sorted(HPARAMS.glob("*.yaml"))
-COMPLETE = ("base", "cascade", "teacher")
+COMPLETE = ("base", "cascade")
 SHORT = [f for f in FILES if f.stem not in COMPLETE]
 
 BASE = """\
@@ -35,11 +52,12 @@ extra: {}
 loss: !new:torch.nn.SmoothL1Loss
     reduction: sum
     beta: 0.5
-schedule: !new:slu_kd_lobes.schedules.ConstantWeight
+schedule: !new:slu_kd_lobes.losses.schedules.ConstantWeight
     beta: 0.1
 nested:
     one: 1
     two: 2
+plain: !new:torch.nn.ReLU
 """
 
 
@@ -62,13 +80,7 @@ def short(tmp_path):
     return write
 
 
-def command_line(path, *arguments):
-    """What SpeechBrain makes of arguments: the overrides as YAML."""
-    _, _, overrides = sb.parse_arguments([str(path), *arguments])
-    return overrides
-
-
-def message_of(path, overrides=""):
+def message_of(path, overrides=None):
     """The one sentence with which a configuration is refused."""
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         load_hparams(path, overrides)
@@ -80,14 +92,14 @@ def message_of(path, overrides=""):
 def test_command_line_wins_over_short_file_over_base(short):
     """Each may state what it changes only."""
     path = short("lr: 0.01\nepochs: 10\n")
-    hparams, _ = load_hparams(path, command_line(path, "--epochs=4"))
+    hparams, _ = load_hparams(path, {"epochs": "4"})
     assert [hparams[k] for k in ("seed", "lr", "epochs")] == [1234, 0.01, 4]
 
 
 def test_references_follow_the_changes(short):
     """Whoever makes them."""
     path = short("epochs: 10\n")
-    hparams, _ = load_hparams(path, command_line(path, "--seed=7"))
+    hparams, _ = load_hparams(path, {"seed": "7"})
     assert hparams["half"] == 5
     assert hparams["output_folder"] == "results/7"
 
@@ -96,7 +108,7 @@ def test_a_complete_file_needs_no_base(short):
     """And takes the command line alike."""
     path = short().with_name("base.yaml")
     assert load_hparams(path)[0]["half"] == 10
-    assert load_hparams(path, "{epochs: 6}")[0]["half"] == 3
+    assert load_hparams(path, {"epochs": "6"})[0]["half"] == 3
 
 
 def test_another_class_replaces_the_arguments(short):
@@ -105,11 +117,11 @@ def test_another_class_replaces_the_arguments(short):
     assert type(hparams["loss"]) is torch.nn.MSELoss
     assert hparams["loss"].reduction == "mean"
     text = (
-        "schedule: !new:slu_kd_lobes.schedules.TriangularWeight\n"
+        "schedule: !new:slu_kd_lobes.losses.schedules.TriangularWeight\n"
         "    epochs: !ref <epochs>\n"
     )
     hparams, _ = load_hparams(short(text))
-    assert type(hparams["schedule"]) is schedules.TriangularWeight
+    assert type(hparams["schedule"]) is TriangularWeight
     assert hparams["schedule"](10, 0.0) == 0.1
 
 
@@ -124,18 +136,40 @@ def test_the_same_class_keeps_the_other_arguments(short, tag):
 def test_arguments_of_an_object_from_the_command_line(short):
     """As YAML on one line."""
     path = short()
-    overrides = command_line(path, "--schedule={beta: 0.5}")
-    assert load_hparams(path, overrides)[0]["schedule"](1, 0.0) == 0.5
+    overrides = {"schedule": "{beta: 0.5}", "loss": "{beta: 2.0}"}
+    hparams, _ = load_hparams(path, overrides)
+    assert hparams["schedule"](1, 0.0) == 0.5
+    assert (hparams["loss"].beta, hparams["loss"].reduction) == (2.0, "sum")
+
+
+def test_another_class_from_the_command_line(short):
+    """With its own arguments, or with none."""
+    path = short()
+    kind = "!new:slu_kd_lobes.losses.schedules.TriangularWeight"
+    overrides = {
+        "schedule": f"{kind} {{epochs: 4}}",
+        "loss": "!new:torch.nn.MSELoss",
+    }
+    hparams, _ = load_hparams(path, overrides)
+    assert type(hparams["schedule"]) is TriangularWeight
+    assert hparams["schedule"].middle == 2
+    assert type(hparams["loss"]) is torch.nn.MSELoss
 
 
 def test_mappings_are_merged_and_lists_replaced(short):
     """A list has no keys to merge by."""
-    text = "nested: {two: 3}\nteachers: [teacher, professor]\nextra: {a: 1}\n"
+    text = "nested: {two: 3}\nteachers: [teacher, professor]\n"
     hparams, _ = load_hparams(short(text))
     assert hparams["nested"] == {"one": 1, "two": 3}
     assert hparams["teachers"] == ["teacher", "professor"]
-    assert hparams["extra"] == {"a": 1}
     assert load_hparams(short("teachers: []\n"))[0]["teachers"] == []
+
+
+def test_an_empty_mapping_takes_any_key(short):
+    """There is none to compare it with."""
+    hparams, _ = load_hparams(short("extra: {a: 1}\n"))
+    assert hparams["extra"] == {"a": 1}
+    assert "'extra' must be keys and" in message_of(short(), {"extra": "5"})
 
 
 def test_unknown_key_in_a_file_is_refused_with_a_hint(short):
@@ -144,16 +178,16 @@ def test_unknown_key_in_a_file_is_refused_with_a_hint(short):
     assert message_of(path) == (
         f"{path}: there is no key 'epoch'; did you mean 'epochs'?"
     )
-    assert "'nested.twp'; did you mean 'two'?" in message_of(
-        short("nested: {twp: 3}\n")
+    assert message_of(short("nested: {twp: 3}\n")) == (
+        f"{path}: nested: there is no key 'twp'; did you mean 'two'?"
     )
     assert "'zzz'; see the base file" in message_of(short("zzz: 3\n"))
 
 
 def test_unknown_key_on_the_command_line_is_refused_with_a_hint(short):
-    """SpeechBrain hands it over as it is."""
+    """Whatever was typed for it."""
     path = short()
-    assert message_of(path, command_line(path, "--sed=3")) == (
+    assert message_of(path, {"sed": "3"}) == (
         "command line: there is no key 'sed'; did you mean 'seed'?"
     )
 
@@ -183,7 +217,8 @@ def test_a_value_of_another_type_is_refused(short, change, words):
     path = short(f"{change}\n")
     message = message_of(path)
     assert message.startswith(f"{path}: ") and words in message
-    message = message_of(short(), change)
+    key, _, text = change.partition(": ")
+    message = message_of(short(), {key: text})
     assert message.startswith("command line: ") and words in message
 
 
@@ -201,7 +236,8 @@ def test_a_value_of_another_type_is_refused(short, change, words):
 def test_values_of_the_right_type_are_taken(short, change, key, value):
     """Any writing of a number; null and references are for the object."""
     assert load_hparams(short(f"{change}\n"))[0][key] == value
-    hparams, _ = load_hparams(short(), change)
+    _, _, text = change.partition(": ")
+    hparams, _ = load_hparams(short(), {key: text})
     assert hparams[key] == value and type(hparams[key]) is type(value)
 
 
@@ -213,13 +249,26 @@ def test_values_of_the_right_type_are_taken(short, change, key, value):
         "lr: !ref <no_such_key>",
         "lr: [1, 2",
         "schedule: {beta: 1.5}",
-        "just a sentence",
+        "loss: !new:torch.nn.L1Loss {no_such_argument: 1}",
     ],
 )
-def test_other_mistakes_are_one_sentence(tmp_path, short, change):
+def test_other_mistakes_are_one_sentence(short, change):
     """A missing class or package, a reference to nothing, no YAML."""
-    text = message_of(short(), change)
-    assert len(text) < 300, text
+    key, _, text = change.partition(": ")
+    for message in (
+        message_of(short(f"{change}\n")),
+        message_of(short(), {key: text}),
+    ):
+        assert len(message) < 300, message
+
+
+@pytest.mark.parametrize("text", ["just a sentence", "- one\n- two\n", ""])
+def test_a_file_that_is_no_configuration_is_one_sentence(short, text):
+    """Lines without keys, a list, nothing at all."""
+    path = short()
+    path.write_text(text)
+    assert message_of(path) == f"{path} must consist of lines 'key: value'"
+    assert "is not valid YAML in line" in message_of(short("just: a: b\n"))
 
 
 def test_missing_files_are_named(tmp_path, short):
@@ -241,97 +290,187 @@ def test_base_is_relative_to_the_file(tmp_path, short):
     assert load_hparams(folder / "a.yaml")[0]["seed"] == 1
 
 
-def test_resolved_yaml_states_everything(short):
+def test_the_complete_yaml_states_everything(short):
     """Every key of the base, with the changes in its place."""
-    text = resolve_yaml(short("lr: 0.5\n"), "seed: 3")
-    values = plain_values(text)
-    assert list(values) == list(plain_values(BASE))
-    assert values["lr"] == "lr: 0.5" and values["seed"] == "seed: 3"
+    text = complete_yaml(short("lr: 0.5\n"), {"seed": "3"})
+    values = settings(text)
+    assert list(values) == list(settings(BASE))
+    assert values == {**settings(BASE), "lr": 0.5, "seed": 3}
     assert "base" not in values
+
+
+def test_comments_of_the_base_stay(short):
+    """The folder of a run explains itself."""
+    text = complete_yaml(short("lr: 0.5\n"))
+    assert "# A complete configuration." in text and "# of Adam" in text
 
 
 def test_saved_yaml_can_be_run_again(tmp_path, short):
     """On its own: it needs neither the base nor the command line."""
-    first, text = load_hparams(short("lr: 0.5\n"), "epochs: 8")
-    save_yaml(tmp_path / "run", text)
-    again, _ = load_hparams(tmp_path / "run" / "hyperparams.yaml")
+    first, text = load_hparams(short("lr: 0.5\n"), {"epochs": "8"})
+    saved = tmp_path / "run" / "hyperparams.yaml"
+    write_text(saved, text)
+    again, same = load_hparams(saved)
+    assert settings(same) == settings(text)
     assert first.keys() == again.keys()
-    for key in first.keys() - {"loss", "schedule"}:
+    for key in first.keys() - {"loss", "schedule", "plain"}:
         assert again[key] == first[key], key
     assert again["schedule"](1, 0.0) == first["schedule"](1, 0.0)
 
 
-def test_a_run_goes_on_with_its_own_configuration(tmp_path, short):
-    """What is free may change; nothing else may."""
-    folder = tmp_path / "run"
-    text = resolve_yaml(short())
-    check_same_run(folder, text)  # a run that has not begun
-    save_yaml(folder, text)
-    check_same_run(folder, text)
-    for change in ("lr: 0.5", "nested: {one: 2}", "loss: {beta: 0.1}"):
-        key = change.split(":")[0]
-        with pytest.raises(ValueError, match=f"different: {key}\\)"):
-            check_same_run(folder, resolve_yaml(short(), change))
+# Values from the command line
+
+WORDS = [
+    "My Corpus #2",
+    "v=2",
+    "20240101",
+    "2024-01-01",
+    "a: b",
+    "- a",
+    "[a]",
+    "no",
+    "True",
+    "12:30",
+    "1e-3",
+    "1_000",
+    "'quoted'",
+    "!new:torch.nn.ReLU",
+    "&a *b | > %",
+    " spaces ",
+    "Öl",
+    "C:\\data",
+    "a<b",
+    "",
+]
 
 
-def test_what_shapes_no_number_may_change(tmp_path):
-    """Processes that read, and which epoch is tested."""
-    text = resolve_yaml(HPARAMS / "base.yaml")
-    save_yaml(tmp_path / "run", text)
-    free = "{num_workers: 3, skip_prep: True, test_epoch: best}"
-    check_same_run(tmp_path / "run", resolve_yaml(HPARAMS / "base.yaml", free))
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("default", ["results", None])
+def test_text_is_what_was_typed(word, default):
+    """Of a name, and of a key that holds nothing so far."""
+    if default is None and word == "[a]":
+        assert typed_value("slot_values", word, None) == ["a"]
+    else:
+        assert typed_value("output_folder", word, default) == word
 
 
-def test_another_key_is_another_configuration(tmp_path, short):
-    """One that was added since, or dropped."""
-    text = resolve_yaml(short())
-    for saved, now in ((text, f"{text}new: 1\n"), (f"{text}new: 1\n", text)):
-        save_yaml(tmp_path / "run", saved)
-        with pytest.raises(ValueError, match=r"different: new\)"):
-            check_same_run(tmp_path / "run", now)
+@pytest.mark.parametrize("word", [word for word in WORDS if word != "[a]"])
+def test_every_text_key_takes_what_was_typed(word):
+    """And so do all that refer to it, in the file that is saved, too."""
+    endings = ("_folder", "_source", "config", "train_log", "text_encoder")
+    base = settings(complete_yaml(HPARAMS / "base.yaml"))
+    keys = [key for key in base if key.endswith(endings)]
+    assert len(keys) > 10
+    _, text = load_hparams(HPARAMS / "base.yaml", dict.fromkeys(keys, word))
+    Path("again.yaml").write_text(text, encoding="utf-8")
+    hparams, _ = load_hparams("again.yaml")
+    assert {key: hparams[key] for key in keys} == dict.fromkeys(keys, word)
+    assert hparams["save_folder"] == hparams["tensorboard_folder"] == word
+    assert hparams["corpus"]["data_folder"] == word
+    assert hparams["corpus"]["csv_folder"] == word
+    assert hparams["make_encoder"].keywords["source"] == word
+    assert hparams["make_features"].keywords["folder"] == word
+    assert hparams["text_models"]["teacher"].text_encoder == word
 
 
-def test_comments_do_not_make_another_configuration(tmp_path, short):
-    """Nor do blank lines, wherever they stand."""
-    text = resolve_yaml(short())
-    save_yaml(tmp_path / "run", text)
-    lines = [f"{line}  # why\n\n# A section." for line in text.splitlines()]
-    check_same_run(tmp_path / "run", "\n".join(lines))
-
-
-def test_a_hash_in_a_text_is_no_comment(tmp_path, short):
-    """What stands after it counts."""
-    path = short()
-    save_yaml(tmp_path / "run", resolve_yaml(path, 'output_folder: "run #1"'))
-    with pytest.raises(ValueError, match=r"different: output_folder\)"):
-        check_same_run(
-            tmp_path / "run", resolve_yaml(path, 'output_folder: "run #2"')
+def test_references_take_text_as_it_is():
+    """No arithmetic with what looks like numbers."""
+    for word in ("20240101", "2-1", "My Corpus #2", "a: b", "1e5"):
+        hparams, _ = load_hparams(
+            HPARAMS / "base.yaml", {"config": word, "data_folder": word}
         )
+        assert hparams["output_folder"] == f"results/{word}/1234"
+        assert hparams["save_folder"] == f"results/{word}/1234/save"
+        assert hparams["corpus"]["data_folder"] == word
 
 
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, OSError])
-def test_bad_input_ends_the_program_with_one_sentence(error, caplog):
-    """On standard error, status 1; the traceback is for the debug log."""
-    with caplog.at_level(logging.DEBUG, "slu_kd_lobes.hparams"):
-        with pytest.raises(SystemExit) as caught, one_sentence_errors():
-            raise error("train.csv is empty")
-    assert caught.value.code == "error: train.csv is empty"
-    assert caught.value.__suppress_context__
-    assert "Traceback" in caplog.text
+def test_the_home_folder_is_expanded(monkeypatch):
+    """As a shell does, which leaves it alone behind an equals sign."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert typed_value("data_folder", "~/x", "data") == "/home/anna/x"
+    assert typed_value("data_folder", "~/x", None) == "/home/anna/x"
+    assert typed_value("data_folder", "/a/~/x", "data") == "/a/~/x"
 
 
-@pytest.mark.parametrize("error", [KeyError, RuntimeError, KeyboardInterrupt])
-def test_other_errors_keep_their_traceback(error):
-    """They are mistakes of the program, not of its user."""
-    with pytest.raises(error), one_sentence_errors():
-        raise error("not the user's fault")
+def test_null_is_nothing_for_every_kind():
+    """Text, a number, what was nothing."""
+    for default in ("results", 0.1, None):
+        assert typed_value("key", "null", default) is None
+    hparams, _ = load_hparams(HPARAMS / "base.yaml", {"csv_folder": "null"})
+    assert hparams["csv_folder"] is hparams["corpus"]["csv_folder"] is None
+
+
+def test_what_hyperpyyaml_would_read_as_a_key_is_refused():
+    """In a sentence."""
+    message = message_of(HPARAMS / "base.yaml", {"output_folder": "<seed>/a"})
+    assert message == (
+        "command line: 'output_folder' cannot hold both < and >, as "
+        "'<seed>/a' does: choose another name"
+    )
+
+
+@pytest.mark.parametrize(
+    "default, right, wrong",
+    [
+        (3, [4, 0.5, None], ["4", True, [4], {"a": 1}]),
+        (0.5, [4, 0.5, None], ["fast", False, [4]]),
+        (True, [False, None], [0, 1, "True", [True]]),
+        ("a", ["b", "", None], [1, True, 0.5]),
+        (None, ["b", None], []),
+    ],
+)
+def test_a_kind_is_that_of_the_value_before(default, right, wrong):
+    """Whole and broken numbers are one kind; True is none."""
+    for value in right:
+        check_kind("key", value, default, "a.yaml")
+    for value in wrong:
+        with pytest.raises(
+            ValueError, match="^a.yaml: 'key' must be .*; it is"
+        ):
+            check_kind("key", value, default, "a.yaml")
+
+
+def test_lists_and_mappings_come_as_yaml():
+    """On one line, and kept in what is saved."""
+    overrides = {
+        "teachers": "[professor, teacher]",
+        "slot_values": '{location: [none, "kitchen: big"]}',
+        "fixed_weights": "{teacher: 0.7, professor: 0.3}",
+        "slots": "[action]",
+    }
+    hparams, text = load_hparams(HPARAMS / "base.yaml", overrides)
+    assert hparams["teachers"] == ["professor", "teacher"]
+    values = {"location": ["none", "kitchen: big"]}
+    assert hparams["slot_values"] == hparams["corpus"]["slot_values"] == values
+    weights = hparams["distillation"].teacher_weights
+    given = weights(hparams["teachers"], 0.5)
+    assert given == {"professor": 0.3, "teacher": 0.7}
+    assert settings(text)["slots"] == ["action"]
+
+
+def test_settings_are_what_a_yaml_says_however_it_is_written(short):
+    """Quotes, comments, line breaks and styles of lists say nothing."""
+    same = [
+        "a: [1, b]\nc: !new:x.Y\n  d: 0.5\n",
+        "a:  # why\n  - 1\n  - 'b'\n\n# Next.\nc: !new:x.Y {d: 5e-1}\n",
+    ]
+    assert settings(same[0]) == settings(same[1])
+    assert settings(same[0]) == {"a": [1, "b"], "c": ["!new:x.Y", {"d": 0.5}]}
+    for other in ("a: 1", "a: '1'", "a: 1.5", "a: true", "a: !ref <b>", "a:"):
+        assert settings(other) != settings("a: 2"), other
+    different = ["a: 1", "a: '1'", "a: !ref <b>", "a: <b>", "a: !new:b", "a: b"]
+    found = [settings(text) for text in different]
+    assert all(x != y for x in found for y in found if x is not y)
+
+
+# The files in hparams
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda f: f.stem)
 def test_every_configuration_loads_and_can_be_saved(tmp_path, path):
     """Without a network; the file that is saved loads like the first."""
     hparams, text = load_hparams(path)
-    save_yaml(tmp_path / "run", text)
+    write_text(tmp_path / "run" / "hyperparams.yaml", text)
     check_same_run(tmp_path / "run", text)
     again, _ = load_hparams(tmp_path / "run" / "hyperparams.yaml")
     assert again.keys() == hparams.keys()
@@ -342,13 +481,14 @@ def test_every_configuration_loads_and_can_be_saved(tmp_path, path):
 
 
 def test_loaded_objects_are_shared_after_saving(tmp_path):
-    """The pretrainer fills the encoder that is used, not a copy of it."""
+    """What is saved counts the epochs of this run, not those of a copy."""
     _, text = load_hparams(HPARAMS / "base.yaml")
-    save_yaml(tmp_path / "run", text)
-    again, _ = load_hparams(tmp_path / "run" / "hyperparams.yaml")
-    loadables = again["pretrainer"].loadables
-    assert loadables["encoder"] is again["encoder"]
-    assert again["distillation"].distance is again["kd_distance"]
+    write_text(tmp_path / "hyperparams.yaml", text)
+    again, _ = load_hparams(tmp_path / "hyperparams.yaml")
+    assert again["distillation"].distance is again["distance"]
+    assert again["distance"] is again["kd_distances"]["smooth_l1"]
+    assert again["beta"] is again["kd_schedules"]["exponential"]
+    assert again["distillation"].teacher_weights is again["weighting"]
     recoverables = again["checkpointer"].recoverables
     assert recoverables["counter"] is again["epoch_counter"]
 
@@ -358,18 +498,16 @@ def test_short_configurations_state_what_differs_only(path):
     """In at most 12 lines, the command to run first."""
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 12
-    reads_text = path.stem in ("professor", "sentence")
-    script = "train_teacher.py" if reads_text else "train.py"
-    assert lines[0] == f"# python {script} hparams/{path.name}"
-    base = "teacher.yaml" if reads_text else "base.yaml"
-    assert f"base: {base}" in lines
+    assert lines[0] == f"# python train.py hparams/{path.name}"
+    assert "base: base.yaml" in lines
 
 
 def test_configurations_are_named_after_themselves():
     """Two runs never share an output folder by a forgotten key."""
     for path in FILES:
         hparams, _ = load_hparams(path)
-        assert hparams.get("config", hparams.get("name")) == path.stem
+        assert hparams["config"] == path.stem
+        assert hparams["output_folder"] == f"results/{path.stem}/1234"
 
 
 def test_all_cells_of_the_papers_table_are_there():
@@ -381,15 +519,26 @@ def test_all_cells_of_the_papers_table_are_there():
         for column in columns
     }
     assert expected | {"baseline"} <= {path.stem for path in SHORT}
+    assert len(expected | {"baseline"}) == 19
     assert load_hparams(HPARAMS / "baseline.yaml")[0]["teachers"] == []
 
 
+def test_the_baseline_has_no_teacher_and_no_matching():
+    """All else is that of the distillation."""
+    base, _ = load_hparams(HPARAMS / "base.yaml")
+    hparams, text = load_hparams(HPARAMS / "baseline.yaml")
+    assert hparams["distillation"].teachers == []
+    assert hparams["matching_weight"] == base["matching_weight"] == 0
+    one, two = settings(text), settings(complete_yaml(HPARAMS / "base.yaml"))
+    assert {k for k in one if one[k] != two[k]} == {"config", "teachers"}
+
+
 TEACHERS = {
-    "teacher": (["teacher"], [1.0]),
-    "professor": (["professor"], [1.0]),
-    "hybrid": (["teacher", "professor"], [0.75, 0.25]),
+    "teacher": {"teacher": 1.0},
+    "professor": {"professor": 1.0},
+    "hybrid": {"teacher": 0.75, "professor": 0.25},
 }
-DISTANCES = {"mse": losses.MSEDistance, "mae": losses.SmoothL1Distance}
+DISTANCES = {"mse": MSEDistance, "mae": SmoothL1Distance}
 # Weights in epochs 1, 2 and 10 of 20 at an error rate of 0.25.
 BETAS = {
     "b01": [0.1, 0.1, 0.1],
@@ -409,51 +558,214 @@ def test_a_configuration_is_what_its_name_says(path):
     """Teachers, their weights, distance and schedule."""
     hparams, _ = load_hparams(path)
     _, row, distance, schedule = path.stem.split("_")
-    names, weights = TEACHERS[row]
+    weights = TEACHERS[row]
     error = torch.tensor(0.25)
-    assert hparams["teachers"] == names
-    given = hparams["distillation"].teacher_weights(error)
-    assert given.tolist() == pytest.approx(weights)
-    used = hparams["distillation"].distance
-    assert type(used) is DISTANCES[distance] and used.reduction == "mean"
-    betas = [float(hparams["kd_schedule"](t, error)) for t in (1, 2, 10)]
+    assert hparams["teachers"] == list(weights)
+    kd = hparams["distillation"]
+    assert kd.teachers == list(weights)
+    assert kd.teacher_weights(kd.teachers, error) == pytest.approx(weights)
+    assert type(kd.distance) is DISTANCES[distance]
+    assert kd.distance.reduction == "mean"
+    betas = [float(hparams["beta"](t, error)) for t in (1, 2, 10)]
     assert betas == pytest.approx(BETAS[schedule], abs=1e-5)
     # The paper's settings of the backbone.
     assert hparams["number_of_epochs"] == 20
     assert (hparams["batch_size"], hparams["lr"]) == (64, 0.001)
     assert hparams["seed"] == 1234
-    assert type(hparams["unfreezing"]) is unfreezing.Frozen
+    assert hparams["features"] == "stored" and hparams["encoder"] == "sincnet"
+    assert hparams["control"] is None
+    assert type(hparams["ce_loss"]) is SlotCrossEntropy
 
 
 def test_triangle_follows_the_number_of_epochs():
     """100 epochs in the shortage scenarios: its peak is at 50."""
     path = HPARAMS / "distill_teacher_mae_tri.yaml"
-    hparams, _ = load_hparams(path, "number_of_epochs: 100")
-    weights = [hparams["kd_schedule"](t, 0.0) for t in (10, 25, 50, 75)]
+    hparams, _ = load_hparams(path, {"number_of_epochs": "100"})
+    weights = [hparams["beta"](t, 0.0) for t in (10, 25, 50, 75)]
     assert weights == pytest.approx([0, 0, 0.1, 0])
 
 
 def test_professor_differs_from_the_teacher_in_the_pooling_only():
-    """Besides its name."""
-    teacher = plain_values(resolve_yaml(HPARAMS / "teacher.yaml"))
-    professor = plain_values(resolve_yaml(HPARAMS / "professor.yaml"))
-    assert teacher.keys() == professor.keys()
+    """Besides its name; the sentence's vector needs no fine-tuning."""
+    models = settings(complete_yaml(HPARAMS / "base.yaml"))["text_models"]
+    (kind, teacher), (other, professor) = models["teacher"], models["professor"]
+    assert kind == other and teacher.keys() == professor.keys()
     differing = {k for k in teacher if teacher[k] != professor[k]}
     assert differing == {"name", "pooling"}
-    hparams, _ = load_hparams(HPARAMS / "professor.yaml")
-    assert type(hparams["pooling"]) is teachers.MaxPooling
-    assert hparams["max_length"] == 60
+    hparams, _ = load_hparams(HPARAMS / "base.yaml")
+    poolings = {
+        "teacher": ClsPooling,
+        "professor": MaxPooling,
+        "sentence": MeanPooling,
+    }
+    assert hparams["text_models"].keys() == poolings.keys()
+    for name, model in hparams["text_models"].items():
+        assert model.name == name and model.max_length == 60
+        assert type(model.pooling) is poolings[name]
+        assert (model.fine_tuning is None) == (name == "sentence")
 
 
-def test_an_object_without_arguments_takes_some():
+def test_an_object_without_arguments_takes_some(short):
     """Its class stays, as that of an object that has arguments does."""
-    hparams, _ = load_hparams(
-        HPARAMS / "baseline.yaml", "ce_loss: {label_smoothing: 0.1}"
-    )
-    assert type(hparams["ce_loss"]).__name__ == "SlotCrossEntropy"
+    in_file, _ = load_hparams(short("plain: {inplace: True}\n"))
+    typed, _ = load_hparams(short(), {"plain": "{inplace: True}"})
+    for plain in (in_file["plain"], typed["plain"]):
+        assert type(plain) is torch.nn.ReLU and plain.inplace
+
+
+# Menus
+
+MENUS = {
+    "encoder": (
+        "make_encoder",
+        {
+            "sincnet": SincNetEncoder,
+            "transformer": TransformerEncoder,
+            "speechbrain": SpeechBrainEncoder,
+        },
+    ),
+    "teacher_control": (
+        "control",
+        {
+            "shuffled_rows": ShuffledRows,
+            "intent_means": IntentMeans,
+            "one_hot": OneHot,
+            "none": type(None),
+        },
+    ),
+    "kd_distance": (
+        "distance",
+        {
+            "mse": MSEDistance,
+            "smooth_l1": SmoothL1Distance,
+            "l1": L1Distance,
+            "kl": KLDistance,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("key", MENUS)
+def test_a_choice_is_what_its_menu_says(key):
+    """All that is on the menu can be chosen."""
+    made, menu = MENUS[key]
+    for choice, kind in menu.items():
+        hparams, _ = load_hparams(HPARAMS / "base.yaml", {key: choice})
+        value = hparams[made]
+        assert getattr(value, "func", type(value)) is kind, choice
+
+
+def test_features_are_what_their_menu_says():
+    """One kind is stored; of the others, two train the encoder."""
+    makers = {}
+    names = "stored on_the_fly dropout unfreeze_word unfreeze_all".split()
+    for name in names:
+        hparams, _ = load_hparams(HPARAMS / "base.yaml", {"features": name})
+        assert list(hparams["feature_makers"]) == names
+        makers[name] = hparams["make_features"]
+        assert makers[name].keywords["sample_rate"] == 16000
+    kinds = [maker.func.__name__ for maker in makers.values()]
+    assert kinds == ["Stored"] + ["OnTheFly"] * 4
+    assert makers["dropout"].keywords["dropout"] is True
+    for name in ("word", "all"):
+        unfreezing = makers[f"unfreeze_{name}"].keywords["unfreezing"]
+        assert unfreezing.modules == name
+    assert "unfreezing" not in makers["dropout"].keywords
+
+
+@pytest.mark.parametrize(
+    "key", "encoder features teacher_control kd_distance kd_schedule".split()
+)
+def test_a_choice_that_is_on_no_menu_is_one_sentence(tmp_path, key):
+    """With all that is; in a file and on the command line."""
+    base = HPARAMS / "base.yaml"
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(f"base: {base}\n{key}: rocket\n")
+    for message in (
+        message_of(wrong),
+        message_of(base, {key: "rocket"}),
+        message_of(base, {key: "1"}),
+    ):
+        assert f"'{key}' is '" in message
+        assert "which is not one of " in message
+        choices = message.split("not one of ")[1].split(", ")
+        assert load_hparams(base)[0][key] in choices and len(choices) > 2
+
+
+def test_an_argument_of_an_entry_leaves_the_others():
+    """Classes stay, at every depth of a menu."""
+    overrides = {
+        "fine_tuning": "{lr: 0.00001, loss: {label_smoothing: 0.1}}",
+        "kd_schedules": "{triangular: {peak: 0.4}}",
+        "teacher_controls": "{one_hot: {true_logit: 3.0}}",
+        "feature_makers": "{unfreeze_word: {unfreezing: {modules: all}}}",
+        "encoders": "{sincnet: {hidden_size: 64}}",
+        "student": "{hidden_size: 64}",
+        "opt_class": "{eps: 0.001}",
+    }
+    base, _ = load_hparams(HPARAMS / "base.yaml")
+    hparams, _ = load_hparams(HPARAMS / "base.yaml", overrides)
+    tuning, before = hparams["fine_tuning"], base["fine_tuning"]
+    assert tuning.keys() == before.keys()
+    assert tuning["lr"] == 1e-5 and tuning["batch_size"] == 16
+    assert tuning["opt_class"].func is torch.optim.AdamW
+    assert tuning["opt_class"].keywords == before["opt_class"].keywords
+    assert type(tuning["loss"]) is SlotCrossEntropy
+    assert tuning["loss"].label_smoothing == 0.1
+    for name in ("teacher", "professor"):
+        assert hparams["text_models"][name].fine_tuning["lr"] == 1e-5
+    triangle = hparams["kd_schedules"]["triangular"]
+    assert type(triangle) is TriangularWeight
+    assert (triangle.peak, triangle.middle) == (0.4, 10)
+    assert type(hparams["kd_schedules"]["constant"]) is ConstantWeight
+    control = hparams["teacher_controls"]["one_hot"]
+    assert (type(control), control.true_logit) == (OneHot, 3.0)
+    maker = hparams["feature_makers"]["unfreeze_word"]
+    assert maker.keywords["unfreezing"].modules == "all"
+    assert hparams["make_encoder"].func is SincNetEncoder
+    assert hparams["make_encoder"].keywords["hidden_size"] == 64
+    student = hparams["student"](num_logits=5)
+    assert student.frame_size == 128 and student.dropout.p == 0.5
+    assert hparams["opt_class"].func is torch.optim.Adam
+    assert hparams["opt_class"].keywords["lr"] == 0.001
+
+
+def test_scalars_reach_what_they_are_for():
+    """A switch beside a menu sets the argument of its entry."""
+    overrides = {
+        "kd_distance": "kl",
+        "kd_temperature": "2.0",
+        "kd_reduction": "sum",
+        "kd_schedule": "constant",
+        "kd_weight": "0.3",
+        "teacher_weights": "batch_error",
+        "teachers": "[professor, teacher]",
+        "label_smoothing": "0.1",
+        "encoder": "transformer",
+        "encoder_layers": "2 4",
+        "encoder_pool": "4",
+        "feature_dtype": "float16",
+        "matching_weight": "0.5",
+    }
+    hparams, _ = load_hparams(HPARAMS / "base.yaml", overrides)
+    kd = hparams["distillation"]
+    assert type(kd.distance) is KLDistance and kd.distance.temperature == 2.0
+    assert hparams["kd_distances"]["mse"].reduction == "sum"
+    assert hparams["beta"](7, 0.9) == 0.3
+    given = kd.teacher_weights(kd.teachers, 0.25)
+    assert given == {"teacher": 0.75, "professor": 0.25}
     assert hparams["ce_loss"].label_smoothing == 0.1
-    hparams, _ = load_hparams(
-        HPARAMS / "base.yaml",
-        "kd_distance: !new:slu_kd_lobes.losses.KLDistance {temperature: 2.0}",
-    )
-    assert hparams["kd_distance"].temperature == 2.0
+    assert hparams["fine_tuning"]["loss"].label_smoothing == 0.0
+    assert hparams["make_encoder"].keywords["layers"] == "2 4"
+    assert hparams["make_encoder"].keywords["pool"] == 4
+    assert hparams["make_features"].keywords["dtype"] == "float16"
+    assert hparams["matching"](4, 2).weight == 0.5
+
+
+def test_weights_that_do_not_go_with_the_teachers_are_one_sentence():
+    """gamma needs a teacher and a professor."""
+    path = HPARAMS / "distill_teacher_mae_exp.yaml"
+    message = message_of(path, {"teacher_weights": "batch_error"})
+    assert "name the same in both" in message
+    message = message_of(path, {"fixed_weights": "{professor: 1.0}"})
+    assert "fixed_weights has weights for professor" in message

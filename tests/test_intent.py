@@ -2,7 +2,7 @@
 
 import torch
 
-from slu_kd_lobes.intent import IntentClassifier
+from slu_kd_lobes.students.intent import IntentClassifier
 
 
 def test_parameters_are_those_of_the_published_model():

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from slu_kd_lobes.losses import (
+from slu_kd_lobes.losses.distances import (
     KLDistance,
     L1Distance,
     MSEDistance,
-    SlotCrossEntropy,
     SmoothL1Distance,
 )
+from slu_kd_lobes.losses.slots import SlotCrossEntropy
 
 SLICES = {"action": slice(0, 2), "object": slice(2, 5)}
 DISTANCES = [MSEDistance, SmoothL1Distance, L1Distance, KLDistance]

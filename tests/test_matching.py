@@ -6,11 +6,10 @@ import pytest
 import torch
 from running import run
 
-from slu_kd_lobes.bundled import packaged_minilm
-from slu_kd_lobes.matching import CosineDistance, UtteranceMatching
-from slu_kd_lobes.teachers import MeanPooling, TeacherTable, TextTeacher
-
-MATCHING = "!name:slu_kd_lobes.matching.UtteranceMatching {weight: 2.0}"
+from slu_kd_lobes.losses.matching import CosineDistance, UtteranceMatching
+from slu_kd_lobes.teachers.tables import TeacherTable
+from slu_kd_lobes.teachers.text_teacher import MeanPooling, TextTeacher
+from slu_kd_lobes.utils.environment import packaged_minilm
 
 
 def identity(weight=1.0, distance=None):
@@ -56,7 +55,8 @@ def test_sentence_vectors_are_the_means_of_the_text_encoder():
 
 def test_matching_joins_the_loss_and_nothing_else_changes(small, tmp_path):
     """The first epoch starts from the same student; the sum is as logged."""
-    options = {**small, "output_folder": tmp_path / "run", "matching": MATCHING}
+    options = {**small, "output_folder": tmp_path / "run"}
+    options["matching_weight"] = 2.0
     run("distill_teacher_mae_exp", options)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     for row in metrics["history"]:
@@ -67,11 +67,12 @@ def test_matching_joins_the_loss_and_nothing_else_changes(small, tmp_path):
         )
     assert 0 < metrics["history"][0]["train_matching"] < 2 * 2
     (table,) = small["teacher_folder"].glob("sentence-*/table.safetensors")
-    vectors = TeacherTable.load(table).logits
-    # As it is: overrides of the teachers, such as their epochs, leave it.
+    vectors = TeacherTable.load(table).outputs
+    # As it is: the settings of the fine-tuning, such as epochs, leave it.
     assert vectors.shape[1] == 384
     said = metrics["teachers"]
     assert list(said) == ["teacher", "sentence"]
     for knows in said.values():
-        assert 0 < knows["beyond_intent"] < 100
-    assert "beyond_values" not in said["sentence"]
+        assert 0 < knows["unexplained_by_intent"] < 100
+    assert 0 < said["teacher"]["unexplained_by_two_numbers"] < 100
+    assert "unexplained_by_two_numbers" not in said["sentence"]

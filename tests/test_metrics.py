@@ -6,12 +6,12 @@ import torch
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
-from slu_kd_lobes.losses import SlotCrossEntropy
-from slu_kd_lobes.metrics import (
+from slu_kd_lobes.evaluation.metrics import (
     expected_calibration_error,
     slot_metrics,
     slot_predictions,
 )
+from slu_kd_lobes.losses.slots import SlotCrossEntropy
 
 SLICES = {"action": slice(0, 6), "object": slice(6, 20), "place": slice(20, 24)}
 

@@ -13,8 +13,9 @@ import soundfile
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from slu_kd_lobes.slots import SlotSchema
-from slu_kd_lobes.text import normalise_transcript
+from slu_kd_lobes.data.manifests import Manifests
+from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.data.transcripts import normalise_transcript
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -104,9 +105,16 @@ class Corpus:
         options = {"slots": SLOTS, "save_folder": self.save, **options}
         return prepare.prepare_fsc(self.folder, **options)
 
+    @property
+    def manifests(self):
+        """The folder of the only preparation so far."""
+        (folder,) = self.save.iterdir()
+        return folder
+
     def written(self):
-        """Returns the content of all files in the save folder."""
-        return {path.name: path.read_bytes() for path in self.save.iterdir()}
+        """Returns the content of all files of the only preparation so far."""
+        files = self.manifests.iterdir()
+        return {path.name: path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -140,8 +148,8 @@ def ids(path):
 
 
 def test_a_manifest_has_a_row_for_each_utterance(corpus):
-    paths = corpus.prepare()
-    rows = read_manifest(paths["train"])
+    manifests = corpus.prepare()
+    rows = read_manifest(manifests.splits["train"])
     assert list(rows[0]) == [
         *("ID", "duration", "wav", "spk_id", "transcription"),
         *SLOTS,
@@ -157,17 +165,18 @@ def test_a_manifest_has_a_row_for_each_utterance(corpus):
         "object": "lights",
         "location": "kitchen",
     }
-    assert len(read_manifest(paths["valid"])) == 4
-    assert len(read_manifest(paths["tests"]["test"])) == 4
+    assert len(read_manifest(manifests.splits["valid"])) == 4
+    assert len(read_manifest(manifests.splits["test"])) == 4
 
 
 def test_speechbrain_reads_the_manifests(corpus):
-    paths = corpus.prepare()
+    manifests = corpus.prepare()
     data = DynamicItemDataset.from_csv(
-        paths["train"], replacements={"data_root": str(corpus.folder)}
+        manifests.splits["train"],
+        replacements={"data_root": str(corpus.folder)},
     )
     data.set_output_keys(["id", "wav", "duration", "transcription", *SLOTS])
-    schema = SlotSchema.load(paths["slots"])
+    schema = manifests.schema
     for item, row in zip(data, corpus.rows["train"]):
         signal, rate = audio_io.load(item["wav"])
         assert signal.shape[-1] / rate == pytest.approx(item["duration"])
@@ -181,13 +190,13 @@ def test_speechbrain_reads_the_manifests(corpus):
 
 
 def test_the_schema_is_sorted_and_does_not_depend_on_rows(corpus):
-    paths = corpus.prepare()
+    manifests = corpus.prepare()
     expected = {
         "action": ["activate", "bring", "deactivate", "decrease"],
         "object": ["lights", "none", "volume"],
         "location": ["kitchen", "none"],
     }
-    assert SlotSchema.load(paths["slots"]).values == expected
+    assert manifests.schema.values == expected
     for rows in corpus.rows.values():
         rows.reverse()
     corpus.write()
@@ -200,22 +209,22 @@ def test_the_schema_is_sorted_and_does_not_depend_on_rows(corpus):
 
 def test_values_of_a_test_set_alone_are_in_the_schema(corpus):
     corpus.set("test", 2, "object", "shoes")
-    paths = corpus.prepare()
-    assert "shoes" in SlotSchema.load(paths["slots"]).values["object"]
+    manifests = corpus.prepare()
+    assert "shoes" in manifests.schema.values["object"]
 
 
 def test_the_schema_does_not_depend_on_the_choice_of_test_sets(corpus):
     corpus.add("far_test", ["fred"], [("Shoes", "bring", "shoes", "none")])
     corpus.write()
-    paths = corpus.prepare(test_splits=["test"])
-    assert list(paths["tests"]) == ["test"]
-    assert "shoes" in SlotSchema.load(paths["slots"]).values["object"]
+    manifests = corpus.prepare(test_splits=["test"])
+    assert manifests.tests == ["test"]
+    assert "shoes" in manifests.schema.values["object"]
 
 
 def test_given_values_keep_their_order(corpus):
     values = ["volume", "lights", "shoes", "none"]
-    paths = corpus.prepare(slot_values={"object": values})
-    schema = SlotSchema.load(paths["slots"])
+    manifests = corpus.prepare(slot_values={"object": values})
+    schema = manifests.schema
     assert schema.names == SLOTS
     assert schema.values["object"] == values
     assert schema.values["location"] == ["kitchen", "none"]
@@ -234,21 +243,21 @@ def test_columns_are_read_by_name(corpus):
 
 
 def test_any_columns_can_be_slots(corpus):
-    paths = corpus.prepare(slots=["location"])
-    assert list(read_manifest(paths["train"])[0])[5:] == ["location"]
-    assert SlotSchema.load(paths["slots"]).sizes == [2]
+    manifests = corpus.prepare(slots=["location"])
+    assert list(read_manifest(manifests.splits["train"])[0])[5:] == ["location"]
+    assert manifests.schema.sizes == [2]
 
 
 def test_a_spreadsheets_byte_order_mark_and_spaces_do_no_harm(corpus):
     corpus.header = HEADER[1:]
     corpus.write()
-    expected = read_manifest(corpus.prepare()["train"])
+    expected = read_manifest(corpus.prepare().splits["train"])
     path = corpus.csv("train")
     text = path.read_text(encoding="utf-8").replace(",none", ", none ")
     text = text.replace("too loud", "too\nloud").replace("\r\n", "\r\n\r\n")
     # The mark would be part of the first column's name.
     path.write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8"))
-    assert read_manifest(corpus.prepare()["train"]) == expected
+    assert read_manifest(corpus.prepare().splits["train"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -262,28 +271,18 @@ def test_a_spreadsheets_byte_order_mark_and_spaces_do_no_harm(corpus):
 def test_audio_may_be_flac_or_ogg(corpus, name, options):
     corpus.add_audio(name, seconds=0.5, **options)
     corpus.set("train", 2, "path", name)
-    rows = read_manifest(corpus.prepare()["train"])
+    rows = read_manifest(corpus.prepare().splits["train"])
     assert (rows[0]["ID"], rows[0]["duration"]) == (name[0], "0.5")
 
 
-def test_ids_of_different_paths_differ():
-    paths = ["a/b.wav", "a--b.wav", "a-/b.wav", "a/-b.wav", "a b.wav"]
-    paths += ["a_b.wav", "ä/b.wav", "ö/b.wav", "a.b.wav"]
-    keys = [prepare._utterance_id(path) for path in paths]
-    assert len(set(keys)) == len(paths)
-    assert keys[0] == "a--b" and keys[5] == "a_b" and keys[8] == "a.b"
-    for key in keys:
-        assert set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
-
-
 def test_an_id_is_the_same_in_every_split_file(corpus):
-    train = ids(corpus.prepare()["train"])
+    train = ids(corpus.prepare().splits["train"])
     corpus.rows["train"], corpus.rows["test"] = (
         corpus.rows["test"],
         corpus.rows["train"],
     )
     corpus.write()
-    assert ids(corpus.prepare()["tests"]["test"]) == train
+    assert ids(corpus.prepare().splits["test"]) == train
 
 
 def test_other_rates_and_stereo_are_counted_and_left(corpus, log):
@@ -292,7 +291,7 @@ def test_other_rates_and_stereo_are_counted_and_left(corpus, log):
     corpus.add_audio("both.wav", seconds=0.5, rate=44100, channels=2)
     for row, name in enumerate(["rate", "stereo", "both"], start=2):
         corpus.set("train", row, "path", f"{name}.wav")
-    rows = read_manifest(corpus.prepare()["train"])
+    rows = read_manifest(corpus.prepare().splits["train"])
     assert (
         "Of 20 audio files, 2 are not at 16000 Hz and 2 are not mono" in log()
     )
@@ -311,9 +310,9 @@ def test_the_main_test_set_comes_first(corpus):
     def add(name):
         corpus.add(name, [next(speakers)])
         corpus.write()
-        paths = corpus.prepare()
-        assert next(iter(paths["tests"])) == paths["main_test"]
-        return list(paths["tests"])
+        manifests = corpus.prepare()
+        assert manifests.tests[0] == manifests.main_test
+        return manifests.tests
 
     del corpus.rows["test"]
     corpus.csv("test").unlink()
@@ -327,18 +326,18 @@ def test_given_test_sets_keep_their_order(corpus):
     corpus.add("spk_test", ["fred"])
     corpus.add("dev2", ["gina"])
     corpus.write()
-    paths = corpus.prepare(test_splits=["dev2", "test"])
-    assert list(paths["tests"]) == ["dev2", "test"]
-    assert paths["main_test"] == "dev2"
-    assert not (corpus.save / "spk_test.csv").exists()
+    manifests = corpus.prepare(test_splits=["dev2", "test"])
+    assert manifests.tests == ["dev2", "test"]
+    assert manifests.main_test == "dev2"
+    assert not (manifests.folder / "spk_test.csv").exists()
     # A command line gives a lone name.
-    assert corpus.prepare(test_splits="test")["main_test"] == "test"
+    assert corpus.prepare(test_splits="test").main_test == "test"
 
 
 def test_other_csv_files_are_no_test_sets(corpus):
     for name in ("latest_data.csv", "._test_data.csv", "test_data.csv.bak"):
         (corpus.csv_folder / name).write_bytes(b"\xff")
-    assert list(corpus.prepare()["tests"]) == ["test"]
+    assert corpus.prepare().tests == ["test"]
 
 
 def test_published_unseen_splits_pass(tmp_path, log):
@@ -351,22 +350,24 @@ def test_published_unseen_splits_pass(tmp_path, log):
     new = [("Language settings", "change language", "none", "none")]
     corpus.add("utterance_test", ["anna", "ben", "dora"], new)
     corpus.write()
-    paths = corpus.prepare(csv_folder=str(corpus.csv_folder))
-    assert list(paths["tests"]) == ["speaker_test", "utterance_test"]
+    manifests = corpus.prepare(csv_folder=str(corpus.csv_folder))
+    assert manifests.tests == ["speaker_test", "utterance_test"]
     messages = log()
     assert "1 speakers of valid are also in train." in messages
     assert "2 speakers of utterance_test are also in train." in messages
     assert "2 speakers of utterance_test are also in valid." in messages
     assert "speaker_test are" not in messages
-    values = SlotSchema.load(paths["slots"]).values["action"]
+    values = manifests.schema.values["action"]
     assert "change language" in values
 
 
 def test_test_sets_may_share_utterances(corpus):
     corpus.rows["hard_test"] = corpus.rows["test"][:2]
     corpus.write()
-    paths = corpus.prepare()
-    assert ids(paths["tests"]["hard_test"]) == ids(paths["tests"]["test"])[:2]
+    manifests = corpus.prepare()
+    assert (
+        ids(manifests.splits["hard_test"]) == ids(manifests.splits["test"])[:2]
+    )
 
 
 @pytest.mark.parametrize("test", ["test", "spk_test", "speaker_test"])
@@ -427,21 +428,25 @@ PINNED_DRAW = [8, 17, 18, 23, 77]
 
 
 def test_a_subset_is_recorded(corpus):
-    paths = corpus.prepare(train_fraction=0.5, subset_seed=7)
-    subset = json.loads((corpus.save / "subset.json").read_text())
+    manifests = corpus.prepare(train_fraction=0.5, subset_seed=7)
+    subset = json.loads((manifests.folder / "subset.json").read_text())
     assert subset == {
         "fraction": 0.5,
         "seed": 7,
         "n": 6,
-        "ids": ids(paths["train"]),
+        "ids": ids(manifests.splits["train"]),
     }
-    assert len(ids(paths["valid"])) == len(ids(paths["tests"]["test"])) == 4
+    assert (
+        len(ids(manifests.splits["valid"]))
+        == len(ids(manifests.splits["test"]))
+        == 4
+    )
 
 
 def test_a_draw_depends_on_nothing_but_ids_fraction_and_seed(corpus):
     def draw(**options):
         options = {"train_fraction": 0.5, "subset_seed": 2, **options}
-        return ids(corpus.prepare(**options)["train"])
+        return ids(corpus.prepare(**options).splits["train"])
 
     expected = draw()
     assert draw(subset_seed=3) != expected
@@ -456,18 +461,36 @@ def test_a_draw_depends_on_nothing_but_ids_fraction_and_seed(corpus):
     corpus.add("spk_test", ["fred"])
     corpus.write()
     assert draw(test_splits=["spk_test"]) == expected
-    assert set(expected) < set(ids(corpus.prepare()["train"]))
+    assert set(expected) < set(ids(corpus.prepare().splits["train"]))
 
 
 def test_a_subset_that_lacks_a_value_keeps_the_full_schema(corpus, log):
-    full = SlotSchema.load(corpus.prepare()["slots"])
+    full = corpus.prepare().schema
     assert "no example" not in log()
-    paths = corpus.prepare(train_fraction=0.1)
-    rows = read_manifest(paths["train"])
+    manifests = corpus.prepare(train_fraction=0.1)
+    rows = read_manifest(manifests.splits["train"])
     assert len(rows) == 1
-    assert SlotSchema.load(paths["slots"]) == full
+    assert manifests.schema == full
     unheard = [v for v in full.values["action"] if v != rows[0]["action"]]
     assert f"no example of {unheard} in the slot 'action'" in log()
+
+
+def test_the_text_of_a_subset_is_that_of_all(corpus):
+    """One row a wording, whichever the draw and the test sets."""
+    corpus.set("train", 2, "transcription", "TURN on, the lights!")
+    manifests = corpus.prepare()
+    texts = sorted(normalise_transcript(text) for text, *_ in corpus.COMMANDS)
+    rows = read_manifest(manifests.folder / "text.csv")
+    assert list(rows[0]) == ["transcription", *SLOTS]
+    assert [row["transcription"] for row in rows] == texts
+    assert rows[texts.index("turn on the lights")]["action"] == "activate"
+    few = corpus.prepare(train_fraction=0.1, subset_seed=3)
+    assert read_manifest(few.folder / "text.csv") == rows
+    assert few.fingerprint("text") == manifests.fingerprint("text")
+    assert list(few.transcripts()) == texts
+    assert few.transcripts() == manifests.transcripts()
+    assert len(few.transcripts("train")) == 1
+    assert few.transcripts("train").items() <= few.transcripts().items()
 
 
 # Working again, or not
@@ -489,14 +512,14 @@ def headers_read(monkeypatch):
 
 def test_nothing_is_done_when_nothing_has_changed(corpus, headers_read, log):
     first = corpus.prepare(train_fraction=0.5)
-    times = {path: path.stat().st_mtime_ns for path in corpus.save.iterdir()}
+    files = list(corpus.manifests.iterdir())
+    times = {path: path.stat().st_mtime_ns for path in files}
     log()
     assert corpus.prepare(train_fraction=0.5) == first
     assert len(headers_read) == 1
     assert "Nothing has changed" in log()
-    assert times == {
-        path: path.stat().st_mtime_ns for path in corpus.save.iterdir()
-    }
+    assert sorted(corpus.manifests.iterdir()) == sorted(files)
+    assert times == {path: path.stat().st_mtime_ns for path in files}
 
 
 def change_csv(corpus):
@@ -522,15 +545,17 @@ def touch_audio(corpus):
 def test_changed_input_is_prepared_again(corpus, headers_read, change):
     corpus.prepare()
     change(corpus)
-    paths = corpus.prepare()
+    manifests = corpus.prepare()
     assert len(headers_read) == 2
-    rows = read_manifest(paths["train"]) + read_manifest(paths["valid"])
+    rows = read_manifest(manifests.splits["train"]) + read_manifest(
+        manifests.splits["valid"]
+    )
     if change is change_csv:
         assert rows[-4]["transcription"] == "Lights"
     if change is change_audio:
         assert rows[0]["duration"] == "0.7"
     if change is add_test_set:
-        assert list(paths["tests"]) == ["test", "spk_test"]
+        assert manifests.tests == ["test", "spk_test"]
 
 
 @pytest.mark.parametrize(
@@ -539,28 +564,35 @@ def test_changed_input_is_prepared_again(corpus, headers_read, change):
         {"slots": ["object", "action"]},
         {"slot_values": {"location": ["none", "kitchen"]}},
         {"train_fraction": 0.5},
+        {"train_fraction": 0.5, "subset_seed": 1},
         {"sample_rate": 8000},
+        {"shared_speakers": True},
+        {"test_splits": ["test"]},
     ],
 )
 def test_changed_arguments_are_prepared_again(corpus, headers_read, options):
-    corpus.prepare()
-    corpus.prepare(**options)
+    first = corpus.prepare()
+    other = corpus.prepare(**options)
+    assert len(headers_read) == 2
+    # Each has a folder, so that neither spoils the other.
+    assert first.folder != other.folder
+    assert corpus.prepare() == first and corpus.prepare(**options) == other
     assert len(headers_read) == 2
 
 
 @pytest.mark.parametrize(
-    "name", ["train.csv", "test.csv", "slots.json", "subset.json"]
+    "name", ["train.csv", "test.csv", "text.csv", "slots.json", "subset.json"]
 )
 @pytest.mark.parametrize("damage", ["cut", "edited", "deleted"])
 def test_a_damaged_file_is_made_again(corpus, headers_read, name, damage):
     corpus.prepare(train_fraction=0.5)
     good = corpus.written()
     content = good[name]
-    (corpus.save / name).write_bytes(
+    (corpus.manifests / name).write_bytes(
         content[:-9] if damage == "cut" else content.replace(b"a", b"e", 1)
     )
     if damage == "deleted":
-        (corpus.save / name).unlink()
+        (corpus.manifests / name).unlink()
     corpus.prepare(train_fraction=0.5)
     assert len(headers_read) == 2
     assert corpus.written() == good
@@ -570,22 +602,36 @@ def test_a_damaged_file_is_made_again(corpus, headers_read, name, damage):
 def test_a_damaged_stamp_is_made_again(corpus, headers_read, stamp):
     corpus.prepare()
     good = corpus.written()
-    (corpus.save / "prepare.json").write_text(stamp)
+    (corpus.manifests / "prepare.json").write_text(stamp)
     with pytest.raises(FileNotFoundError):
-        prepare.manifest_paths(corpus.save)
+        corpus.prepare(skip_prep=True)
     corpus.prepare()
     assert len(headers_read) == 2
     assert corpus.written() == good
 
 
-def test_files_of_other_arguments_do_not_stay(corpus):
+def test_other_arguments_have_other_files(corpus):
     add_test_set(corpus)
-    corpus.prepare(train_fraction=0.5)
-    assert {"spk_test.csv", "subset.json"} <= set(corpus.written())
-    corpus.prepare(test_splits=["test"])
-    assert set(corpus.written()) == {
-        *("train.csv", "valid.csv", "test.csv", "slots.json", "prepare.json")
-    }
+    one = corpus.prepare(train_fraction=0.5)
+    names = {path.name for path in one.folder.iterdir()}
+    assert {"spk_test.csv", "subset.json"} <= names
+    two = corpus.prepare(test_splits=["test"])
+    files = ["train.csv", "valid.csv", "test.csv", "text.csv", "slots.json"]
+    expected = {*files, "prepare.json"}
+    assert {path.name for path in two.folder.iterdir()} == expected
+    assert {path.name for path in one.folder.iterdir()} == names
+
+
+def test_files_of_an_earlier_preparation_do_not_stay(corpus):
+    corpus.prepare()
+    before = corpus.written()
+    add_test_set(corpus)
+    corpus.prepare()
+    assert "spk_test.csv" in corpus.written()
+    del corpus.rows["spk_test"]
+    corpus.csv("spk_test").unlink()
+    corpus.prepare()
+    assert corpus.written() == before
 
 
 def stop_at_write(monkeypatch, number):
@@ -601,20 +647,44 @@ def stop_at_write(monkeypatch, number):
     monkeypatch.setattr(os, "replace", replace)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_a_stop_at_any_write_is_made_good(corpus, monkeypatch, number):
-    old = {"train_fraction": 0.5}
-    corpus.prepare(**old)
+    options = {"train_fraction": 0.5}
+    corpus.prepare(**options)
     before = corpus.written()
+    cell = corpus.rows["train"][0]["transcription"]
+    for split in ("train", "valid", "test"):
+        corpus.set(split, 2, "transcription", "Lights")
     with monkeypatch.context() as patch:
         stop_at_write(patch, number)
         with pytest.raises(KeyboardInterrupt):
-            corpus.prepare(train_fraction=0.25)
+            corpus.prepare(**options)
     left = corpus.written()
     assert set(left) == set(before), "a temporary file was left"
     # A mixture is taken for neither of the two.
-    corpus.prepare(**old)
+    changed = corpus.prepare(**options)
+    assert changed.read("valid")[0]["transcription"] == "Lights"
+    with monkeypatch.context() as patch:
+        for split in ("train", "valid", "test"):
+            corpus.set(split, 2, "transcription", cell)
+        stop_at_write(patch, number)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.prepare(**options)
+    corpus.prepare(**options)
     assert corpus.written() == before
+
+
+def test_a_stop_leaves_manifests_of_other_arguments_alone(corpus, monkeypatch):
+    corpus.prepare(train_fraction=0.5)
+    before = corpus.written()
+    folder = corpus.manifests
+    with monkeypatch.context() as patch:
+        stop_at_write(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.prepare(train_fraction=0.25)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(FileNotFoundError):
+        corpus.prepare(train_fraction=0.25, skip_prep=True)
 
 
 def test_a_stop_at_the_first_preparation_leaves_no_manifests(
@@ -626,39 +696,38 @@ def test_a_stop_at_the_first_preparation_leaves_no_manifests(
             corpus.prepare()
     assert len(corpus.written()) == 2
     with pytest.raises(FileNotFoundError):
-        prepare.manifest_paths(corpus.save)
+        Manifests(corpus.manifests, corpus.folder)
     with pytest.raises(FileNotFoundError):
         corpus.prepare(skip_prep=True)
 
 
 def test_other_processes_find_the_manifests(corpus):
     add_test_set(corpus)
-    paths = corpus.prepare()
-    assert prepare.manifest_paths(str(corpus.save)) == paths
-    assert paths == {
-        "train": str(corpus.save / "train.csv"),
-        "valid": str(corpus.save / "valid.csv"),
-        "tests": {
-            "test": str(corpus.save / "test.csv"),
-            "spk_test": str(corpus.save / "spk_test.csv"),
-        },
-        "slots": str(corpus.save / "slots.json"),
-        "main_test": "test",
+    manifests = corpus.prepare()
+    assert corpus.prepare(skip_prep=True) == manifests
+    assert Manifests(corpus.manifests, corpus.folder) == manifests
+    assert manifests.main_test == "test"
+    assert manifests.splits == {
+        name: corpus.manifests / f"{name}.csv"
+        for name in ("train", "valid", "test", "spk_test")
     }
+    assert manifests.schema == SlotSchema.load(corpus.manifests / "slots.json")
 
 
 def test_a_prepared_folder_can_move(corpus):
     corpus.prepare()
-    moved = corpus.save.rename(corpus.save.with_name("moved"))
-    for path in prepare.manifest_paths(moved)["tests"].values():
-        assert Path(path).is_file()
+    moved = corpus.manifests.rename(corpus.save.with_name("moved"))
+    manifests = Manifests(moved, corpus.folder)
+    for path in manifests.splits.values():
+        assert path.is_file() and path.parent == moved
+    assert Path(manifests.read("test")[0]["wav"]).is_file()
 
 
 def test_skip_prep_does_not_look_at_the_data(corpus):
-    paths = corpus.prepare()
+    manifests = corpus.prepare()
     corpus.csv("train").unlink()
-    assert corpus.prepare(skip_prep=True) == paths
-    Path(paths["valid"]).unlink()
+    assert corpus.prepare(skip_prep=True) == manifests
+    manifests.splits["valid"].unlink()
     with pytest.raises(FileNotFoundError, match="valid.csv is missing.*skip"):
         corpus.prepare(skip_prep=True)
 
@@ -973,31 +1042,31 @@ def needs(name):
 
 @needs("commands")
 def test_the_synthetic_commands(tmp_path):
-    paths = prepare.prepare_fsc(SHARED / "commands", tmp_path, SLOTS)
-    assert SlotSchema.load(paths["slots"]).sizes == [6, 14, 4]
-    assert len(ids(paths["train"])) == 5484
-    assert len(ids(paths["valid"])) == 1074
-    assert len(ids(paths["tests"]["test"])) == 2300
+    manifests = prepare.prepare_fsc(SHARED / "commands", tmp_path, SLOTS)
+    assert manifests.schema.sizes == [6, 14, 4]
+    assert len(ids(manifests.splits["train"])) == 5484
+    assert len(ids(manifests.splits["valid"])) == 1074
+    assert len(ids(manifests.splits["test"])) == 2300
 
 
 @needs("commands")
 def test_the_synthetic_unseen_splits(tmp_path):
     folder = SHARED / "commands"
     options = {"train_fraction": 0.01, "csv_folder": folder / "unseen_splits"}
-    paths = prepare.prepare_fsc(folder, tmp_path, SLOTS, **options)
-    assert SlotSchema.load(paths["slots"]).sizes == [6, 14, 4]
-    sizes = {name: len(ids(path)) for name, path in paths["tests"].items()}
+    manifests = prepare.prepare_fsc(folder, tmp_path, SLOTS, **options)
+    assert manifests.schema.sizes == [6, 14, 4]
+    sizes = {name: len(ids(manifests.splits[name])) for name in manifests.tests}
     assert sizes == {"spk_test": 1783, "both_test": 446, "utt_test": 1106}
-    assert list(sizes)[0] == paths["main_test"] == "spk_test"
-    assert len(ids(paths["train"])) == 44
-    assert len(ids(paths["valid"])) == 817
+    assert list(sizes)[0] == manifests.main_test == "spk_test"
+    assert len(ids(manifests.splits["train"])) == 44
+    assert len(ids(manifests.splits["valid"])) == 817
 
 
 @needs("coffee-orders")
 def test_six_other_slots(tmp_path):
     slots = ["drink", "shots", "roast", "size", "milk", "sweetener"]
-    paths = prepare.prepare_fsc(SHARED / "coffee-orders", tmp_path, slots)
-    schema = SlotSchema.load(paths["slots"])
+    manifests = prepare.prepare_fsc(SHARED / "coffee-orders", tmp_path, slots)
+    schema = manifests.schema
     assert (schema.names, schema.sizes) == (slots, [10, 4, 4, 8, 7, 4])
-    sizes = [len(ids(paths[split])) for split in ("train", "valid")]
-    assert sizes + [len(ids(paths["tests"]["test"]))] == [249, 67, 109]
+    sizes = [len(ids(manifests.splits[split])) for split in ("train", "valid")]
+    assert sizes + [len(ids(manifests.splits["test"]))] == [249, 67, 109]

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "slu_kd_lobes" / "utils" / "repair_torchaudio.py"
+SCRIPT = (
+    Path(__file__).parent.parent
+    / "slu_kd_lobes"
+    / "utils"
+    / "repair_torchaudio.py"
+)
 
 # Like the real one: loads its compiled files if there are any. The loader's
 # own message comes first in the traceback, torch's shorter one last.

@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slu_kd_lobes.files import check_writable, write_json
-from slu_kd_lobes.metrics import slot_metrics
-from slu_kd_lobes.provenance import TrainingHistory
-from slu_kd_lobes.report import (
+from slu_kd_lobes.data.manifests import (
+    COLUMNS,
+    Manifests,
+    as_json,
+    write_manifests,
+)
+from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.evaluation.metrics import slot_metrics
+from slu_kd_lobes.evaluation.report import (
+    Tested,
     plot_confusion,
     plot_learning_curves,
     results_table,
     write_predictions,
+    write_results,
 )
-from slu_kd_lobes.slots import SlotSchema
+from slu_kd_lobes.training.history import TrainingHistory
+from slu_kd_lobes.utils.files import check_writable, read_csv, write_json
 
 SCHEMA = SlotSchema(
     {"action": ["activate", "bring, fetch"], "object": ["lamp", "Öl", "none"]}
@@ -41,7 +49,7 @@ def test_predictions_can_be_read_back(tmp_path):
         [[np.log(3), 0, 0, np.log(2), 0], [0, np.log(9), 0, 0, np.log(8)]]
     )
     targets = np.array([[0, 2], [1, 2]])
-    write_predictions(path, ids, logits, targets, SCHEMA)
+    write_predictions(path, Tested(ids, logits, targets, {}), SCHEMA)
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     assert [row["ID"] for row in rows] == ids
@@ -63,7 +71,8 @@ def test_predictions_and_metrics_agree(tmp_path):
     logits = rng.normal(size=(200, 5))
     targets = np.stack([rng.integers(2, size=200), rng.integers(3, size=200)])
     path = tmp_path / "predictions.csv"
-    write_predictions(path, range(200), logits, targets.T, SCHEMA)
+    tested = Tested(list(range(200)), logits, targets.T, {})
+    write_predictions(path, tested, SCHEMA)
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     wrong = sum(
@@ -78,9 +87,8 @@ def test_wrong_number_of_slots_leaves_no_file(tmp_path):
     """Whole or not at all."""
     path = tmp_path / "predictions.csv"
     with pytest.raises(ValueError):
-        write_predictions(
-            path, ["a"], np.zeros((1, 5)), np.array([[0]]), SCHEMA
-        )
+        tested = Tested(["a"], np.zeros((1, 5)), np.array([[0]]), {})
+        write_predictions(path, tested, SCHEMA)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,11 +143,13 @@ def test_confusion_matrix_shows_the_counts(tmp_path):
 
 
 def test_a_plot_that_fails_leaves_no_file(tmp_path):
-    """The folder is not there, or another one has the plot's name."""
+    """A file is in place of its folder, or a folder has the plot's name."""
     history = history_of("train_ce")
+    (tmp_path / "no").write_text("a file")
     with pytest.raises(OSError):
         plot_learning_curves(history, tmp_path / "no" / "a.png")
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["no"]
+    (tmp_path / "no").unlink()
     (tmp_path / "a.png").mkdir()
     with pytest.raises(OSError):
         plot_learning_curves(history, tmp_path / "a.png")
@@ -154,6 +164,112 @@ def test_json_is_replaced_whole(tmp_path):
         write_json(path, {"n": object()})
     assert json.loads(path.read_text(encoding="utf-8"))["name"] == "Öl"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+TESTS = ["spk_test", "utt_test"]
+
+
+def manifests_of(folder, tests):
+    """Manifests with two training utterances, and these test sets."""
+    header = ",".join([*COLUMNS, *SCHEMA.names]) + "\n"
+    row = "{},0.5,$data_root/a.wav,anna,lamp,activate,lamp\n"
+    files = dict.fromkeys(["valid.csv", *(f"{t}.csv" for t in tests)], header)
+    files["train.csv"] = header + row.format("a") + row.format("b")
+    files["slots.json"] = as_json(SCHEMA.to_dict())
+    write_manifests(folder, files, "5f", tests=tests)
+    return Manifests(folder, folder)
+
+
+def results_of(tests):
+    """Ten utterances of each data set, by epoch; each set errs differently."""
+    rng = np.random.default_rng(0)
+    targets = np.stack([rng.integers(2, size=10), rng.integers(3, size=10)], 1)
+    results = {}
+    for epoch in ("last", "best"):
+        results[epoch] = {}
+        for name in ["valid", *tests]:
+            logits = rng.normal(size=(10, 5))
+            metrics = slot_metrics(logits, targets, SCHEMA.slices)
+            ids = [f"{name} {i}" for i in range(10)]
+            results[epoch][name] = Tested(ids, logits, targets, metrics)
+    return results
+
+
+def report(folder, tests, results, epoch="last", **options):
+    """Writes the results of a run, and returns its metrics."""
+    (folder / "run").mkdir(exist_ok=True)
+    hparams = {"output_folder": folder / "run", "config": "baseline"}
+    hparams.update(seed=7, train_fraction=0.1, subset_seed=3, lr=0.1)
+    manifests = manifests_of(folder / "manifests", tests)
+    write_results(hparams, manifests, results, epoch, **options)
+    return json.loads((folder / "run" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("epoch", ["last", "best"])
+def test_metrics_say_what_ran_and_how_well(tmp_path, epoch):
+    """Of the epoch that is asked for; the errors of both."""
+    results, history = results_of(TESTS), history_of("train_ce")
+    seconds = {"train": 1.5}
+    metrics = report(
+        tmp_path, TESTS, results, epoch, history=history, seconds=seconds
+    )
+    expected = {"config": "baseline", "seed": 7, "train_fraction": 0.1}
+    expected.update(subset_seed=3, n_train=2, seconds=seconds)
+    assert expected.items() <= metrics.items() and "lr" not in metrics
+    assert metrics["history"] == history.epochs
+    assert metrics["main_test"] == "spk_test" and "spk_test" not in metrics
+    for key, name in (
+        ("valid", "valid"),
+        ("test", "spk_test"),
+        ("utt_test", "utt_test"),
+    ):
+        assert metrics[key] == results[epoch][name].metrics
+    assert metrics["intent_error_by_epoch"] == {
+        epoch: {k: v.metrics["intent_error"] for k, v in sets.items()}
+        for epoch, sets in results.items()
+    }
+    assert metrics["versions"]["python"] and metrics["peak_memory_mb"] > 10
+    rows = read_csv(tmp_path / "run" / "predictions_utt_test.csv")
+    assert [row["ID"] for row in rows] == results[epoch]["utt_test"].ids
+
+
+def test_the_main_test_set_is_test_whatever_its_name(tmp_path):
+    """Also beside one of that name, which does not take its place."""
+    tests = ["far_test", "test"]
+    results = results_of(tests)
+    metrics = report(tmp_path, tests, results)
+    assert metrics["main_test"] == "far_test"
+    assert metrics["test"] == results["last"]["far_test"].metrics
+
+
+def test_a_run_leaves_a_file_of_each_kind(tmp_path, capsys):
+    """And says where; without a history there are no curves."""
+    results = results_of(TESTS)
+    report(tmp_path, TESTS, results)
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    predictions = {f"predictions_{name}.csv" for name in ["valid", *TESTS]}
+    confusion = {"confusion_action.png", "confusion_object.png"}
+    assert files == {"metrics.json", *predictions, *confusion}
+    printed = capsys.readouterr().out
+    for name in ("metrics.json", *confusion):
+        assert str(tmp_path / "run" / name) in printed
+    tests = {name: results["last"][name].metrics for name in TESTS}
+    assert results_table(tests) in printed
+    report(tmp_path, TESTS, results, history=history_of("train_ce"))
+    assert (tmp_path / "run" / "learning_curves.png").is_file()
+    assert "learning_curves.png" in capsys.readouterr().out
+
+
+def test_metrics_are_there_when_a_picture_fails(tmp_path):
+    """The numbers of a long run are not lost for a plot."""
+    (tmp_path / "run" / "confusion_action.png").mkdir(parents=True)
+    results = results_of(TESTS)
+    with pytest.raises(OSError):
+        report(tmp_path, TESTS, results)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"] == results["last"]["spk_test"].metrics
+    for name in ("valid", *TESTS):
+        assert (tmp_path / "run" / f"predictions_{name}.csv").is_file()
 
 
 def test_results_table_counts_the_errors():

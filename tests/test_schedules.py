@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from slu_kd_lobes.schedules import (
+from slu_kd_lobes.losses.schedules import (
     BatchErrorTeachers,
     BatchErrorWeight,
     ConstantWeight,
@@ -85,15 +85,48 @@ def test_weights_make_a_convex_combination(schedule):
 
 
 def test_fixed_teachers_keep_their_weights():
-    """Whatever the student does; any number of teachers."""
-    for weights in ([1], [0, 1], [0.2, 0.3, 0.5]):
+    """Whatever the student does; any number of teachers, in any order."""
+    for values in ([1], [0, 1], [0.2, 0.3, 0.5]):
+        weights = dict(zip("abc", values))
         for error in (0.0, 0.7):
-            given = FixedTeachers(weights)(torch.tensor(error))
-            assert given.tolist() == pytest.approx(weights)
+            for names in (list(weights), list(weights)[::-1]):
+                given = FixedTeachers(weights)(names, torch.tensor(error))
+                assert given == pytest.approx(weights)
+
+
+def test_teachers_without_weights_share_alike():
+    """Any number of them, with a sum of 1; none have none."""
+    given = FixedTeachers()(["a", "b", "c", "d"], torch.tensor(0.7))
+    assert given == dict.fromkeys("abcd", 0.25)
+    assert FixedTeachers()([], torch.tensor(0.7)) == {}
 
 
 @pytest.mark.parametrize("error", [0.0, 0.25, 1.0])
-def test_professor_speaks_as_much_as_the_student_errs(error):
+@pytest.mark.parametrize("first", ["teacher", "professor"])
+def test_professor_speaks_as_much_as_the_student_errs(error, first):
     """Eq. 4 with gamma = err: 1 - err for the teacher, err for the other."""
-    weights = BatchErrorTeachers()(torch.tensor(error))
-    assert weights.tolist() == pytest.approx([1 - error, error])
+    names = sorted(["teacher", "professor"], key=lambda name: name != first)
+    weights = BatchErrorTeachers()(names, torch.tensor(error))
+    assert weights == pytest.approx({"teacher": 1 - error, "professor": error})
+
+
+@pytest.mark.parametrize(
+    "weights, kind",
+    [
+        (FixedTeachers({"teacher": 0.5, "professor": 0.5}), "fixed_weights"),
+        (BatchErrorTeachers(), "batch_error"),
+    ],
+)
+@pytest.mark.parametrize(
+    "names",
+    [[], ["teacher"], ["teacher", "aunt"], ["teacher", "professor", "aunt"]],
+)
+def test_weights_for_others_than_the_teachers_are_refused(weights, kind, names):
+    """One less, another one, one more; both lists are named."""
+    with pytest.raises(ValueError) as caught:
+        weights(names, torch.tensor(0.5))
+    said = ", ".join(names) or "none"
+    assert str(caught.value) == (
+        f"{kind} has weights for teacher, professor, and the teachers are "
+        f"{said}: name the same in both"
+    )

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from slu_kd_lobes.intent import IntentClassifier
-from slu_kd_lobes.sincnet import (
-    MaskedBiGRU,
+from slu_kd_lobes.students.gru import MaskedBiGRU
+from slu_kd_lobes.students.intent import IntentClassifier
+from slu_kd_lobes.students.sincnet import (
     RecurrentStage,
     SincFilters,
     SincNetEncoder,
@@ -101,6 +101,33 @@ def test_parameters_are_those_of_the_published_model():
     heads = [torch.nn.Linear(256, 42), torch.nn.Linear(256, 10_000)]
     whole = count(encoder) + count(intent) + sum(map(count, heads))
     assert whole == 3_960_954
+
+
+def test_weights_are_those_of_the_source(tmp_path):
+    """Of a folder; without one they are random, and the encoder says so."""
+    assert SincNetEncoder().untrained and not SincNetEncoder.frozen
+    saved = SincNetEncoder()
+    torch.save(saved.state_dict(), tmp_path / "encoder.ckpt")
+    loaded = SincNetEncoder(source=str(tmp_path))
+    assert not loaded.untrained
+    assert loaded.state_dict().keys() == saved.state_dict().keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[name]), name
+    wavs = torch.randn(1, 8000)
+    expected, _ = saved.eval()(wavs)
+    assert torch.equal(loaded.eval()(wavs)[0], expected)
+
+
+@pytest.mark.parametrize("size", [None, 64])
+def test_a_source_without_such_weights_is_refused(tmp_path, size):
+    """One sentence for no file, and for that of another size."""
+    if size:
+        weights = SincNetEncoder(hidden_size=size).state_dict()
+        torch.save(weights, tmp_path / "encoder.ckpt")
+    with pytest.raises(ValueError, match="has no weights that can be") as error:
+        SincNetEncoder(source=str(tmp_path))
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path} has no") and "\n" not in message
 
 
 def test_every_stage_halves_the_frames_and_keeps_an_odd_last_one(encoder):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from slu_kd_lobes.files import write_text_atomically
-from slu_kd_lobes.slots import SlotSchema
-from slu_kd_lobes.text import normalise_transcript
+from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.utils.files import write_text
 
 SLOTS = {
     "action": ["activate", "bring", "change language"],
@@ -285,7 +285,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
 def test_written_files_can_be_read_by_others(tmp_path):
     mask = os.umask(0o022)
     try:
-        write_text_atomically(tmp_path / "text", "a\r\né\n")
+        write_text(tmp_path / "text", "a\r\né\n")
     finally:
         os.umask(mask)
     assert (tmp_path / "text").read_bytes() == "a\r\né\n".encode()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from slu_kd_lobes.sincnet import SincNetEncoder
-from slu_kd_lobes.unfreezing import Frozen, GradualUnfreezing
+from slu_kd_lobes.data.features import OnTheFly, Stored
+from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.students.unfreezing import GradualUnfreezing
 
 
 @pytest.fixture
@@ -33,12 +34,26 @@ def training(encoder):
     return names
 
 
-def test_frozen_encoder_never_trains(encoder):
+@pytest.mark.parametrize("dropout", [False, True])
+def test_frozen_encoder_never_trains(encoder, dropout):
     """From the first epoch to the last."""
+    encoder.untrained = False
+    features = OnTheFly(encoder, "cpu", dropout=dropout)
     for epoch in (1, 2, 20):
-        Frozen()(encoder, epoch)
+        features.start_epoch(epoch)
         assert training(encoder) == []
-    assert Frozen.trains is False
+    assert features.trains is False and Stored.trains is False
+
+
+def test_an_encoder_that_unfreezes_is_unfrozen_by_epoch(encoder):
+    """Which the recipe is told, as it keeps the encoder then."""
+    unfreezing = GradualUnfreezing("word")
+    features = OnTheFly(encoder, "cpu", unfreezing=unfreezing)
+    assert features.trains is True
+    assert training(encoder) == []
+    for epoch, names in ((3, ["word 2", "word 1"]), (2, ["word 2"]), (1, [])):
+        features.start_epoch(epoch)
+        assert training(encoder) == names
 
 
 def test_word_layers_follow_from_the_top(encoder):
@@ -48,7 +63,6 @@ def test_word_layers_follow_from_the_top(encoder):
     for epoch, names in zip((1, 2, 3, 20), expected):
         unfreeze(encoder, epoch)
         assert training(encoder) == names
-    assert unfreeze.trains is True
 
 
 def test_all_layers_follow_down_to_the_filters(encoder):

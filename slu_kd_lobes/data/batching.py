@@ -7,7 +7,7 @@ import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
 #: Full batches of a bucket, at least: each bucket ends with an incomplete one.
-BATCHES_A_BUCKET = 2
+BATCHES_A_BUCKET = 4
 
 
 class Batch(SimpleNamespace):

@@ -201,8 +201,9 @@ def write_results(
         **facts,
         "history": history.epochs if history else [],
         "valid": sets["valid"].metrics,
-        "test": tests[main],
         **{k: v for k, v in tests.items() if k != main},
+        "test": tests[main],  # whatever its name
+        "tests": tests,
         "main_test": main,
         "tested_epoch": tested_epoch,
         "intent_error_by_epoch": {

@@ -35,8 +35,8 @@ class Outcome:
 
     def block(self, test_set):
         """Metrics of a test set, or of ``valid``, at the tested epoch."""
-        is_main = test_set == self.metrics["main_test"]
-        return self.metrics["test" if is_main else test_set]
+        sets = {"valid": self.metrics["valid"], **self.metrics["tests"]}
+        return sets[test_set]
 
     def predictions(self, test_set):
         """Answers on a test set, in the order of the IDs.

@@ -280,11 +280,7 @@ def save_weights(module, path):
 def _student_card(hparams, metrics, schema, threshold, rejection):
     """The model card of a student, from what the run left."""
     main, test = metrics["main_test"], metrics["test"]
-    tests = {
-        main if name == "test" else name: block
-        for name, block in metrics.items()
-        if isinstance(block, dict) and "intent_error" in block
-    }
+    tests = {"valid": metrics["valid"], **metrics["tests"]}
     teaching = "It was trained on the labels alone."
     if hparams["teachers"]:
         teaching = (

@@ -67,7 +67,17 @@ class Distillation(torch.nn.Module):
             A scalar.
         weights : dict
             Weight by teacher.
+
+        Raises
+        ------
+        ValueError
+            If the logits are those of others than the teachers.
         """
+        if set(teacher_logits) != set(self.teachers):
+            raise ValueError(
+                f"there are logits of {', '.join(teacher_logits)}, and the "
+                f"teachers are {', '.join(self.teachers)}"
+            )
         weights = self.teacher_weights(self.teachers, error_rate.detach())
         loss = sum(
             weight * self.distance(student_logits, teacher_logits[name], slices)

@@ -204,6 +204,19 @@ class StudentBrain(sb.Brain):
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = total + items * value, count + items
 
+    def sums_of_all(self):
+        """Sum and count of each term, over all processes."""
+        reduce = torch.distributed.ReduceOp.SUM
+        sums = {}
+        for name, pair in self.sums.items():
+            pair = torch.tensor(list(map(float, pair)), dtype=torch.float64)
+            sums[name] = ddp_all_reduce(pair.to(self.device), reduce).tolist()
+        return sums
+
+    def _save_intra_epoch_ckpt(self):
+        self.history.sums = self.sums_of_all()
+        super()._save_intra_epoch_ckpt()
+
     def means(self):
         """Means of the terms, over the items of this process."""
         return {
@@ -218,8 +231,12 @@ class StudentBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.epoch = epoch
             if self.step > 0:  # resumed inside the epoch
-                self.sums = self.history.sums
-            self.history.sums = self.sums
+                # One process goes on with the sums of all.
+                share = float(if_main_process())
+                self.sums = {
+                    name: (share * total, share * count)
+                    for name, (total, count) in self.history.sums.items()
+                }
             self.start_epoch(epoch)
 
     def validates(self, epoch):
@@ -236,11 +253,7 @@ class StudentBrain(sb.Brain):
     def on_stage_end(self, stage, stage_loss, epoch):
         """Logs every epoch, and saves after validation."""
         if stage == sb.Stage.TRAIN:
-            sums = {name: list(map(float, s)) for name, s in self.sums.items()}
-            for name, pair in sums.items():
-                pair = torch.tensor(pair, dtype=torch.float64).to(self.device)
-                reduce = torch.distributed.ReduceOp.SUM
-                self.sums[name] = ddp_all_reduce(pair, reduce).tolist()
+            self.sums = self.sums_of_all()
             self.train_stats = self.means()
             loss = self.train_stats.get("loss", 0.0)
             self.check_loss_isfinite(torch.tensor(loss))

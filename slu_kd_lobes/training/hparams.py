@@ -2,7 +2,6 @@
 
 A short file names the complete one (``base: base.yaml``, relative to itself)
 and gives other values for some of its keys; so does the command line.
-HyperPyYAML's own override mechanism puts them in.
 """
 
 import difflib
@@ -11,7 +10,6 @@ import os
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
-from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
@@ -128,7 +126,8 @@ def check_kind(key, value, default, source):
     ValueError
         If they are of different kinds.
     """
-    if value is None or _tag(value):
+    is_list = isinstance(default, CommentedSeq) and not _tag(default)
+    if _tag(value) or (value is None and not is_list):
         return
     wanted = None
     if str(_tag(default)).startswith(("!new:", "!name:")):
@@ -141,11 +140,12 @@ def check_kind(key, value, default, source):
         is_bool = isinstance(value, (bool, ScalarBoolean))
         if not isinstance(value, (int, float)) or is_bool:
             wanted = f"a number, as {default} is"
-    elif isinstance(default, CommentedSeq) and not _tag(default):
+    elif is_list:
         if not isinstance(value, list):
             wanted = f"a list such as [{value}]"
     elif isinstance(default, CommentedMap) and not isinstance(value, dict):
-        wanted = f"keys and values such as {{{next(iter(default))}: ...}}"
+        first = next(iter(default), "key")
+        wanted = f"keys and values such as {{{first}: ...}}"
     elif _is_text(default) and default is not None:
         if not isinstance(value, str):
             wanted = f"text (in quotes where YAML needs them: '{value}')"
@@ -166,7 +166,7 @@ def _check_keys(keys, base, source):
 def _check_nested(key, value, default, source):
     """Checks the keys of a section that is no object's arguments."""
     if isinstance(value, CommentedMap) and isinstance(default, CommentedMap):
-        if not _tag(default):
+        if default and not _tag(default):
             _check_keys(value, default, f"{source}: {key}")
         for name, part in value.items():
             if name in default:
@@ -175,15 +175,22 @@ def _check_nested(key, value, default, source):
         check_kind(key, value, default, source)
 
 
-def _replace(tree, key, value, source):
-    """Puts a value in the place of another; keys of mappings are merged."""
-    if not (isinstance(value, dict) and isinstance(tree[key], dict)):
+def _replace(tree, key, value):
+    """Puts a value in the place of another; keys of mappings are merged.
+
+    HyperPyYAML's own update would keep the class of an object that another
+    one replaces, and give it the arguments of both.
+    """
+    old, tag = tree.get(key), _tag(value)
+    if not isinstance(value, dict) or tag not in (None, _tag(old)):
         tree[key] = value
-        return
-    try:
-        recursive_update(tree[key], value)
-    except TypeError as error:
-        raise ValueError(f"{source}: '{key}': {error}") from error
+    elif isinstance(old, dict):
+        for name, part in value.items():
+            _replace(old, name, part)
+    else:
+        if _tag(old) and tag is None:  # arguments of an object without any
+            value.yaml_set_ctag(old.tag)
+        tree[key] = value
 
 
 def _check_choices(tree, source):
@@ -247,13 +254,13 @@ def complete_yaml(hparams_file, overrides=None):
         _check_keys(short, tree, path)
         for key, value in short.items():
             _check_nested(key, value, tree[key], path)
-            _replace(tree, key, value, path)
+            _replace(tree, key, value)
     overrides = overrides or {}
     _check_keys(overrides, tree, COMMAND_LINE)
     for key, text in overrides.items():
         value = typed_value(key, text, tree[key])
         _check_nested(key, value, tree[key], COMMAND_LINE)
-        _replace(tree, key, value, COMMAND_LINE)
+        _replace(tree, key, value)
     _check_choices(tree, path)
     text = io.StringIO()
     _yaml().dump(tree, text)
