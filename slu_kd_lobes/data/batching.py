@@ -141,7 +141,7 @@ def random_batches(dataset, lengths, batch_size, seed):
     """
     buckets = max(1, len(lengths) // (BATCHES_A_BUCKET * batch_size))
     shares = np.linspace(0, 1, buckets + 1)[1:]
-    ends = np.unique(np.quantile(lengths, shares, method="higher"))
+    ends = np.unique(np.quantile(lengths, shares, method="inverted_cdf"))
     return DynamicBatchSampler(
         dataset,
         max_batch_length=batch_size * float(ends[-1]),

@@ -148,9 +148,13 @@ class TransformerEncoder(PretrainedEncoder):
         depth = config.num_hidden_layers
         if self.is_whisper:
             depth = config.encoder_layers
-        numbers = [int(number) for number in re.findall(r"-?\d+", str(layers))]
+        text = str(layers)
+        numbers = re.findall(r"-?\d+", text)
+        if not re.fullmatch(r"[\[\],\s\d-]*", text):  # such as 2.5
+            numbers = []
+        numbers = [int(number) for number in numbers]
         named = {"last": [depth], "all": list(range(depth + 1))}
-        self.wanted = named.get(str(layers), numbers)
+        self.wanted = named.get(text, numbers)
         if not self.wanted or not set(self.wanted) <= set(range(depth + 1)):
             raise ValueError(
                 f"layers {layers} of the speech encoder '{source}' cannot be "

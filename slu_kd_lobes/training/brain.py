@@ -180,6 +180,7 @@ class StudentBrain(sb.Brain):
 
     def check_loss_isfinite(self, loss):
         """Stops at once: a step on such a loss would spoil the weights."""
+        loss = loss.detach()
         if not torch.isfinite(loss):
             parts = ", ".join(f"{k} {v:.4g}" for k, v in self.means().items())
             raise ValueError(
@@ -247,8 +248,10 @@ class StudentBrain(sb.Brain):
 
     def _fit_valid(self, valid_set, epoch, enable):
         # Brain.fit offers no other place to leave validation out.
-        if self.validates(epoch):
+        if valid_set is not None and self.validates(epoch):
             super()._fit_valid(valid_set, epoch, enable)
+        else:
+            self.log_epoch(epoch, {})
 
     def on_stage_end(self, stage, stage_loss, epoch):
         """Logs every epoch, and saves after validation."""
@@ -258,8 +261,6 @@ class StudentBrain(sb.Brain):
             loss = self.train_stats.get("loss", 0.0)
             self.check_loss_isfinite(torch.tensor(loss))
             self.seconds["train_epoch"].append(self._seconds())
-            if not self.validates(epoch):
-                self.log_epoch(epoch, {})
             return
         stats = self.evaluation_stats()
         if stage == sb.Stage.TEST:

@@ -303,7 +303,7 @@ def load_hparams(hparams_file, overrides=None):
         return load_hyperpyyaml(text), text
     except (TypeError, ImportError, AttributeError, YAMLError) as error:
         # HyperPyYAML appends its own explanation after the first line.
-        reason = str(error).strip().splitlines()[0]
+        reason = ": ".join(map(str, error.args)).strip().splitlines()[0]
         raise ValueError(f"{hparams_file}: {reason}") from error
 
 

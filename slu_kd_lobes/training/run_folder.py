@@ -64,7 +64,7 @@ def split_arguments(arguments, options):
     while left:
         argument = left.pop(0)
         key, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--"):
+        if not argument.startswith("--") or argument == "--help":
             own.append(argument)
         elif key in options or key.replace("-", "_") in options:
             own.append(argument)
@@ -102,6 +102,8 @@ def parse_arguments(arguments):
         If there is no configuration, or a key has no value.
     """
     own, overrides = split_arguments(arguments, RunOptions().as_dict())
+    if "--help" in own or "-h" in own:
+        sb.parse_arguments(["--help"])  # prints, and leaves
     if not own or own[0].startswith("--"):
         raise ValueError(
             "give a configuration first, such as hparams/baseline.yaml"
