@@ -86,7 +86,9 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
     install_requires=REQUIREMENTS,
-    entry_points={"console_scripts": ["slu-kd=slu_kd_lobes.inference.cli:main"]},
+    entry_points={
+        "console_scripts": ["slu-kd=slu_kd_lobes.inference.cli:main"]
+    },
     extras_require={
         "dev": DEVELOPMENT + ONNX,
         "onnx": ONNX,
