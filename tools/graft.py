@@ -103,6 +103,8 @@ def graft(checkout):
     files[home / "hparams" / "train.yaml"] = base
     for new, old in files.items():
         text = old.read_text(encoding="utf-8").replace(PACKAGE, LOBES)
+        # There, one complete file stands for all.
+        text = re.sub(r"hparams/\w+\.yaml", "hparams/train.yaml", text)
         if new.suffix == ".yaml":
             text = without_bundled(text)
         new.parent.mkdir(parents=True, exist_ok=True)
