@@ -5,7 +5,6 @@ what comes after knows manifests alone. Their folder holds one file a split and,
 written last, a stamp with the hash of each.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.data.transcripts import normalise_transcript
-from slu_kd_lobes.utils.files import read_csv, write_text
+from slu_kd_lobes.utils.files import read_csv, write_json, write_text
 from slu_kd_lobes.utils.fingerprints import fingerprint
 
 STAMP = "prepare.json"
@@ -206,7 +205,7 @@ def write_manifests(folder, files, made_from, **facts):
         "files": {name: fingerprint(files[name].encode()) for name in files},
         "facts": facts,
     }
-    write_text(folder / STAMP, as_json(stamp))
+    write_json(folder / STAMP, stamp)
 
 
 def as_json(content):
@@ -247,7 +246,7 @@ def utterance_id(stem):
     )
     if key.replace("--", "/") != stem:
         # Other paths could give this key as well.
-        key += "-" + hashlib.sha256(stem.encode("utf-8")).hexdigest()[:12]
+        key += "-" + fingerprint(stem.encode())[:12]
     return key
 
 
