@@ -51,6 +51,8 @@ REQUIREMENTS = [
 DEVELOPMENT = [
     # Tests and docstring examples.
     "pytest>=7.4,<10",
+    # Ends a test that hangs, and says where it hung.
+    "pytest-timeout>=2.3,<3",
     # Lint and format; the same versions as SpeechBrain.
     "ruff==0.12.4",
     "yamllint==1.35.1",

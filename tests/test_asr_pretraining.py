@@ -374,6 +374,14 @@ def test_a_second_preparation_has_nothing_to_do(tiny, tmp_path, monkeypatch):
     assert tiny.prepare(save)["train"]["1-2-0000"]["duration"] == 2.0
 
 
+def test_preparation_forks_no_process(tiny, tmp_path, monkeypatch):
+    def fork():
+        raise AssertionError("a fork inherits the locks of other threads")
+
+    monkeypatch.setattr(os, "fork", fork)
+    assert tiny.prepare(tmp_path / "save")
+
+
 def without_tier(tiny):
     path = tiny.grid(FIRST)
     path.write_text(path.read_text().replace('"phones"', '"letters"'))

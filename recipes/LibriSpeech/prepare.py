@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -286,12 +287,21 @@ def _check_unique(split, utterances):
 
 def _manifest(data_folder, utterances, split):
     """The manifest of a split, as text; reads its files in parallel."""
-    results = parallel_map(
-        partial(manifest_row, data_folder),
-        utterances,
-        chunk_size=64,
-        progress_bar_kwargs={"desc": f"Reading {split}", "mininterval": 1},
-    )
+    # Threads, not processes: one that is forked while another thread holds a
+    # lock waits for it forever.
+    with ThreadPoolExecutor() as threads:
+        results = list(
+            parallel_map(
+                partial(manifest_row, data_folder),
+                utterances,
+                chunk_size=64,
+                executor=threads,
+                progress_bar_kwargs={
+                    "desc": f"Reading {split}",
+                    "mininterval": 1,
+                },
+            )
+        )
     rows, faults = {}, []
     for row, result in zip(utterances, results):
         if isinstance(result, str):
