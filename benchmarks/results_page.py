@@ -187,7 +187,7 @@ def plot_scaling(saved, path):
     path : Path
         A PNG file.
     """
-    from slu_kd_lobes.evaluation.report import plt, save_figure
+    from slu_kd_lobes.evaluation.plots import plt, save_figure
 
     saved = sorted(saved, key=lambda figures: figures["scale"])
     sizes = [figures["utterances"]["train"] for figures in saved]

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
@@ -85,3 +86,25 @@ def test_a_history_is_a_file_that_others_can_read(tmp_path):
         "sums": {"ce": [1.5, 3]},
     }
     assert history.sums["ce"][0] == torch.tensor(1.5)
+
+
+@pytest.mark.parametrize(
+    "errors, expected",
+    [
+        ([], False),
+        ([90.0], False),  # of one epoch nobody knows where it goes
+        ([90.0, 60.0], True),
+        ([4.0, 2.0], False),
+        ([100 * 0.95**t for t in range(30)], True),
+        ([100 * 0.7**t for t in range(20)], False),  # ends below 1 %
+        ([60.0] * 9 + [30.0, 31.0, 29.0] * 2, False),  # falls no more
+        ([60 - t / 10 for t in range(20)], False),  # or hardly
+        ([30.0] * 11 + [20.0, 40.0, 20.0, 40.0], False),  # noise
+    ],
+)
+def test_training_that_ended_too_early_is_known(errors, expected):
+    """Where the error on the training data is high, and falls."""
+    history = TrainingHistory()
+    for epoch, error in enumerate(errors, 1):
+        history.epochs.append({"epoch": epoch, "train_error": error})
+    assert history.still_learning() is expected

@@ -16,10 +16,13 @@ from slu_kd_lobes.data.manifests import (
 )
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.evaluation.metrics import slot_metrics
-from slu_kd_lobes.evaluation.report import (
-    Tested,
+from slu_kd_lobes.evaluation.plots import (
+    file_names,
     plot_confusion,
     plot_learning_curves,
+)
+from slu_kd_lobes.evaluation.report import (
+    Tested,
     results_table,
     write_predictions,
     write_results,
@@ -108,15 +111,15 @@ def test_learning_curves_are_a_png_file(tmp_path):
     """With more colours for more curves; a baseline has fewer."""
     full, few = tmp_path / "full.png", tmp_path / "few.png"
     names = [f"train_{name}" for name in ALL]
-    plot_learning_curves(history_of(*names, "valid_error"), full)
-    plot_learning_curves(history_of("train_error", "train_ce"), few)
+    plot_learning_curves(full, history_of(*names, "valid_error"))
+    plot_learning_curves(few, history_of("train_error", "train_ce"))
     assert colours(full) > colours(few) > 10
     assert sorted(p.name for p in tmp_path.iterdir()) == ["few.png", "full.png"]
 
 
 def test_learning_curves_of_no_epoch_are_a_png_file(tmp_path):
     """A run that only tests."""
-    plot_learning_curves(TrainingHistory(), tmp_path / "a.png")
+    plot_learning_curves(tmp_path / "a.png", TrainingHistory())
     assert colours(tmp_path / "a.png") > 1
 
 
@@ -147,12 +150,12 @@ def test_a_plot_that_fails_leaves_no_file(tmp_path):
     history = history_of("train_ce")
     (tmp_path / "no").write_text("a file")
     with pytest.raises(OSError):
-        plot_learning_curves(history, tmp_path / "no" / "a.png")
+        plot_learning_curves(tmp_path / "no" / "a.png", history)
     assert [p.name for p in tmp_path.iterdir()] == ["no"]
     (tmp_path / "no").unlink()
     (tmp_path / "a.png").mkdir()
     with pytest.raises(OSError):
-        plot_learning_curves(history, tmp_path / "a.png")
+        plot_learning_curves(tmp_path / "a.png", history)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -260,16 +263,110 @@ def test_a_run_leaves_a_file_of_each_kind(tmp_path, capsys):
     assert "learning_curves.png" in capsys.readouterr().out
 
 
-def test_metrics_are_there_when_a_picture_fails(tmp_path):
-    """The numbers of a long run are not lost for a plot."""
-    (tmp_path / "run" / "confusion_action.png").mkdir(parents=True)
+def test_a_picture_that_fails_costs_the_picture_alone(tmp_path, caplog, capsys):
+    """The numbers of a long run are there, and the other pictures."""
+    run = tmp_path / "run"
+    (run / "confusion_action.png").mkdir(parents=True)
     results = results_of(TESTS)
-    with pytest.raises(OSError):
-        report(tmp_path, TESTS, results)
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = report(tmp_path, TESTS, results)
     assert metrics["test"] == results["last"]["spk_test"].metrics
     for name in ("valid", *TESTS):
-        assert (tmp_path / "run" / f"predictions_{name}.csv").is_file()
+        assert (run / f"predictions_{name}.csv").is_file()
+    assert (run / "confusion_object.png").is_file()
+    (warning,) = (r.getMessage() for r in caplog.records if "plot" in r.msg)
+    assert "confusion_action.png is left out (IsADirectoryError" in warning
+    assert "confusion_action.png" not in capsys.readouterr().out
+
+
+def test_names_of_slots_become_names_of_files():
+    """One each, on any file system; usual names stay."""
+    usual = ["action", "öffnen", "장소", "two words", "a-b_c.d"]
+    expected = ["action", "öffnen", "장소", "two_words", "a-b_c.d"]
+    assert file_names(usual) == expected
+    odd = ["../../x", "a/b", "a\\b", "a:b", "A*B", "", "x" * 300, "x" * 301]
+    names = file_names([*odd, "con\n?", "/", "."])
+    assert len({name.casefold() for name in names}) == len(odd) + 3
+    for name in names:
+        assert not set(name) & set('/\\:*?"<>|\n') and len(name) < 50
+
+
+ODD_SLOTS = ["targets", "../x", "room/place", "room:place", "5 $ or $6", "sig"]
+
+
+def test_slots_of_any_name_leave_their_plots_in_the_run(tmp_path, monkeypatch):
+    """Nothing outside its folder, and no name is a formula."""
+    schema = SlotSchema(
+        {name: [f"{name} $a", "$b_{$", "c" * 99] for name in ODD_SLOTS}
+    )
+    monkeypatch.setattr(f"{__name__}.SCHEMA", schema)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(9, schema.num_logits))
+    targets = rng.integers(3, size=(9, len(ODD_SLOTS)))
+    metrics = slot_metrics(logits, targets, schema.slices)
+    tested = Tested([f"{i}" for i in range(9)], logits, targets, metrics)
+    sets = {"valid": tested, "test": tested}
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    header = ",".join([*COLUMNS, *ODD_SLOTS]) + "\n"
+    row = ",".join(["a,0.5,$data_root/a.wav,anna,lamp", *6 * ["$b_{$"]]) + "\n"
+    files = dict.fromkeys(["valid.csv", "test.csv"], header)
+    files["train.csv"] = header + row
+    files["slots.json"] = as_json(schema.to_dict())
+    write_manifests(folder / "manifests", files, "5f", tests=["test"])
+    hparams = {"output_folder": folder / "run", "config": "a", "seed": 1}
+    hparams.update(train_fraction=1.0, subset_seed=0)
+    manifests = Manifests(folder / "manifests", folder)
+    write_results(hparams, manifests, {"last": sets, "best": sets}, "last")
+    plots = [f"confusion_{name}.png" for name in file_names(ODD_SLOTS)]
+    assert all(colours(folder / "run" / plot) > 10 for plot in plots)
+    assert len({path.name for path in (folder / "run").iterdir()}) == 9
+    assert {path.name for path in tmp_path.iterdir()} == {"deep"}
+
+
+def test_a_slot_of_many_values_has_a_plot_of_bounded_size(tmp_path):
+    """Of the values that are confused most, whether all are right or none."""
+    true = np.arange(700)
+    for predicted in (true, np.full(700, 699)):
+        path = tmp_path / "a.png"
+        names = [f"song {i}" for i in range(700)]
+        plot_confusion(path, "song", names, true, predicted)
+        with Image.open(path) as image:
+            assert max(image.size) < 2500
+
+
+def test_a_test_set_does_not_take_the_place_of_a_fact(tmp_path):
+    """Whatever its name is."""
+    tests = ["test", "tested_epoch", "n_train"]
+    metrics = report(tmp_path, tests, results_of(tests))
+    assert metrics["tested_epoch"] == "last" and metrics["n_train"] == 2
+    assert list(metrics["tests"]) == tests
+
+
+def history_with(errors):
+    """A history with a training error of each epoch, in percent."""
+    history = TrainingHistory()
+    for epoch, error in enumerate(errors, 1):
+        history.epochs.append({"epoch": epoch, "train_error": error})
+    return history
+
+
+def test_a_run_that_ends_too_early_says_how_to_go_on(tmp_path, capsys):
+    """At its end and in metrics.json; one that has learnt says nothing."""
+    (tmp_path / "run two").mkdir()
+    early = history_with(90 - 3 * np.arange(18.0))
+    metrics = report(
+        tmp_path / "run two", TESTS, results_of(TESTS), history=early
+    )
+    assert metrics["still_learning"] is True
+    printed = capsys.readouterr().out
+    assert "after 18 epochs at 39.0 % error on its own utterances" in printed
+    yaml = tmp_path / "run two" / "run" / "hyperparams.yaml"
+    assert f"python train.py '{yaml}' --number_of_epochs=36\n" in printed
+    done = history_with([*(90 - 3 * np.arange(18.0)), *18 * [0.0]])
+    metrics = report(tmp_path, TESTS, results_of(TESTS), history=done)
+    assert metrics["still_learning"] is False
+    assert "note:" not in capsys.readouterr().out
+    assert report(tmp_path, TESTS, results_of(TESTS))["still_learning"] is False
 
 
 def test_results_table_counts_the_errors():

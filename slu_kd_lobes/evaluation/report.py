@@ -2,24 +2,25 @@
 
 import csv
 import io
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+import numpy as np
 
-matplotlib.use("Agg")  # files only; a machine without a screen is fine
-
-import numpy as np  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
-
-from slu_kd_lobes.evaluation.metrics import slot_predictions  # noqa: E402
-from slu_kd_lobes.utils.environment import (  # noqa: E402
+from slu_kd_lobes.evaluation.metrics import slot_predictions
+from slu_kd_lobes.evaluation.plots import (
+    drawn,
+    file_names,
+    plot_confusion,
+    plot_learning_curves,
+)
+from slu_kd_lobes.utils.environment import (
     git_commit,
     package_versions,
     peak_memory_mb,
 )
-from slu_kd_lobes.utils.files import whole, write_json, write_text  # noqa: E402
+from slu_kd_lobes.utils.files import write_json, write_text
 
 #: Keys of the configuration that metrics.json repeats.
 REPORTED_KEYS = ("config", "seed", "train_fraction", "subset_seed")
@@ -85,90 +86,6 @@ def write_predictions(path, tested, schema):
     write_text(path, out.getvalue())
 
 
-def plot_learning_curves(history, path):
-    """Draws errors, losses, the KD weight and the teachers' share.
-
-    Arguments
-    ---------
-    history : TrainingHistory
-        Statistics of the epochs.
-    path : str or Path
-        A PNG file.
-    """
-    panels = {
-        "intent error (%)": ["train_error", "valid_error"],
-        "loss": ["train_ce", "train_kd", "train_matching"],
-        "weight": ["train_beta", "train_gamma"],
-    }
-    labels = {
-        "train_error": "train",
-        "valid_error": "valid",
-        "train_ce": "cross entropy",
-        "train_kd": "distillation",
-        "train_matching": "utterance matching",
-        "train_beta": "β: weight of distillation",
-        "train_gamma": "γ: share of the professor",
-    }
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for axis, (title, names) in zip(axes, panels.items()):
-        for name in names:
-            epochs, values = history.column(name)
-            if values:
-                axis.plot(epochs, values, marker=".", label=labels[name])
-        axis.set(xlabel="epoch", ylabel=title, ylim=(0, None))
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    save_figure(figure, path)
-
-
-def plot_confusion(path, slot, names, true, predicted):
-    """Draws the confusion matrix of a slot.
-
-    Arguments
-    ---------
-    path : str or Path
-        A PNG file.
-    slot : str
-        Name of the slot.
-    names : list
-        Names of its values.
-    true : numpy.ndarray
-        Index of the true value of each item.
-    predicted : numpy.ndarray
-        Index of the predicted value of each item.
-    """
-    size = 2.5 + 0.45 * len(names)
-    figure, axis = plt.subplots(figsize=(size, size), layout="constrained")
-    ConfusionMatrixDisplay.from_predictions(
-        true,
-        predicted,
-        labels=list(range(len(names))),
-        display_labels=names,
-        xticks_rotation="vertical",
-        colorbar=False,
-        cmap="Blues",
-        ax=axis,
-    )
-    axis.set_title(slot)
-    save_figure(figure, path)
-
-
-def save_figure(figure, path):
-    """Writes a figure as PNG, whole or not at all, and closes it.
-
-    Arguments
-    ---------
-    figure : matplotlib.figure.Figure
-    path : str or Path
-    """
-    try:
-        with whole(path) as part:
-            figure.savefig(part, format="png", dpi=120)
-    finally:
-        plt.close(figure)
-
-
 def write_results(
     hparams, manifests, results, tested_epoch, history=None, **facts
 ):
@@ -195,13 +112,15 @@ def write_results(
         path = folder / f"predictions_{name}.csv"
         write_predictions(path, tested, schema)
     tests = {k: v.metrics for k, v in sets.items() if k != "valid"}
+    still_learning = history is not None and history.still_learning()
     metrics = {
+        **{k: v for k, v in tests.items() if k != main},
         **{key: hparams[key] for key in REPORTED_KEYS},
         "n_train": len(manifests.read("train")),
         **facts,
         "history": history.epochs if history else [],
+        "still_learning": still_learning,
         "valid": sets["valid"].metrics,
-        **{k: v for k, v in tests.items() if k != main},
         "test": tests[main],  # whatever its name
         "tests": tests,
         "main_test": main,
@@ -216,17 +135,52 @@ def write_results(
     }
     write_json(folder / "metrics.json", metrics)
     print(f"\n{results_table(tests)}\n\nmetrics: {folder / 'metrics.json'}")
+    if still_learning:
+        print(f"note:    {unfinished(history.epochs)}; this goes on:")
+        # The configuration of a run is complete, and names its folder.
+        yaml, epochs = folder / "hyperparams.yaml", 2 * len(history.epochs)
+        command = ["python", "train.py", f"{yaml}"]
+        print(f"  {shlex.join(command)} --number_of_epochs={epochs}")
     plots = []
     values, _ = slot_predictions(sets[main].logits, schema.slices)
-    for i, (slot, names) in enumerate(schema.values.items()):
-        plots.append(folder / f"confusion_{slot}.png")
-        true = sets[main].targets[:, i]
-        plot_confusion(plots[-1], slot, names, true, values[:, i])
+    columns = zip(sets[main].targets.T, values.T)
+    for file, slot, (true, guess) in zip(
+        file_names(schema.names), schema.names, columns
+    ):
+        path = folder / f"confusion_{file}.png"
+        names = schema.values[slot]
+        plots += drawn(path, plot_confusion, slot, names, true, guess)
     if history:
-        plots.append(folder / "learning_curves.png")
-        plot_learning_curves(history, plots[-1])
+        path = folder / "learning_curves.png"
+        plots += drawn(path, plot_learning_curves, history)
     for plot in plots:
         print(f"plot:    {plot}")
+
+
+def unfinished(epochs):
+    """Says that training ended while its error still fell.
+
+    Arguments
+    ---------
+    epochs : list of dict
+        Of a `TrainingHistory`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> unfinished([{"epoch": 20, "train_error": 38.61}])
+    'training ended after 20 epochs at 38.6 % error on its own utterances, \
+which still fell'
+    """
+    last = epochs[-1]
+    return (
+        f"training ended after {last['epoch']} epochs at "
+        f"{last['train_error']:.1f} % error on its own utterances, which "
+        "still fell"
+    )
 
 
 def results_table(metrics):

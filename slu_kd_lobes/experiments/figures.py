@@ -1,27 +1,21 @@
 """Plots of what runs left, drawn for the width of a README."""
 
-import textwrap
 from collections import defaultdict
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-)
-from sklearn.isotonic import isotonic_regression
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from slu_kd_lobes.evaluation.report import save_figure
+from slu_kd_lobes.evaluation.plots import (
+    COLOURS,
+    WIDTH,
+    drawn,
+    label_ends,
+    plt,
+    readable_log,
+    save_figure,
+)
 from slu_kd_lobes.evaluation.statistics import risk_coverage
 from slu_kd_lobes.experiments.corpora import condition_name
-
-#: Lines that an eye tells apart: the reference is black, the others follow
-#: Okabe and Ito, whose colours differ for colour-blind readers as well.
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-WIDTH = 7.5  # inches, at 120 dots an inch
-FONT = 8  # points
 
 
 def draw_figures(matrix, outcomes, folder):
@@ -44,16 +38,19 @@ def draw_figures(matrix, outcomes, folder):
         if outcome.metrics:
             run = outcome.run
             systems[run.system][run.condition].append(outcome)
-    drawn = []
+    paths = []
     for name, (draw, _) in FIGURES.items():
         path = folder / f"{matrix.name}_{name}.png"
-        figure = draw(matrix, systems)
-        if figure is None:
-            path.unlink(missing_ok=True)
-        else:
-            save_figure(figure, path)
-            drawn.append(path)
-    return drawn
+        paths += drawn(path, _draw, draw, matrix, systems)
+    return [path for path in paths if path.is_file()]
+
+
+def _draw(path, draw, matrix, systems):
+    """Puts a plot, where there is one, in place of an old one."""
+    path.unlink(missing_ok=True)
+    figure = draw(matrix, systems)
+    if figure is not None:
+        save_figure(figure, path)
 
 
 def most_different(curves, reference, log=False):
@@ -94,67 +91,6 @@ def most_different(curves, reference, log=False):
 
     far = sorted(others, key=distance, reverse=True)[: len(COLOURS) - 1]
     return [reference, *(name for name in others if name in far)]
-
-
-def label_ends(axis):
-    """Writes the name of each line at its end, in its colour.
-
-    Names that would lie upon each other are moved apart.
-
-    Arguments
-    ---------
-    axis : matplotlib.axes.Axes
-    """
-    axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # final from here on
-    to_axis = axis.transScale + axis.transLimits
-    inches = axis.figure.get_figheight() / len(axis.figure.axes)
-    row = 1.2 * FONT / 72 / (0.8 * inches)  # height of a line of text
-    ends = []
-    for line in axis.lines:
-        text = textwrap.fill(line.get_label(), 24)
-        x, y = to_axis.transform(line.get_xydata()[-1])
-        ends.append([y, row * (1 + text.count("\n")), x, text, line])
-    if not ends:
-        return
-    ends.sort(key=lambda end: end[0])
-    y, sizes = np.array([end[:2] for end in ends]).T
-    # As near to the ends of the lines as the height of the names allows.
-    gaps = np.r_[0, np.cumsum((sizes[1:] + sizes[:-1]) / 2)]
-    heights = isotonic_regression(y - gaps) + gaps
-    for height, (y, _, x, text, line) in zip(heights, ends):
-        axis.annotate(
-            text,
-            xy=(x, y),
-            xytext=(1.04, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=line.get_color(),
-            fontsize=FONT,
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "relpos": (0, 0.5),
-                "color": line.get_color(),
-                "alpha": 0.4,
-                "linewidth": 0.7,
-                "shrinkA": 0,
-                "shrinkB": 2,
-            },
-        )
-
-
-def readable_log(axis):
-    """Makes the vertical axis logarithmic, with ticks that read 1, 2, 5, 10.
-
-    Arguments
-    ---------
-    axis : matplotlib.axes.Axes
-    """
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
 
 
 def _draw_lines(matrix, points, xlabel, log=False):

@@ -1,6 +1,6 @@
 """A web page that hears commands.
 
-It needs the extra ``demo``: ``pip install slu-kd-lobes[demo]``.
+It needs the extra ``demo`` of setup.py.
 """
 
 import time
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from slu_kd_lobes.data.audio import check_audio, read_waveform
-from slu_kd_lobes.evaluation.report import plt
+from slu_kd_lobes.evaluation.plots import plt
 
 INTRODUCTION = """\
 # Spoken commands to slots

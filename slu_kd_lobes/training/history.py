@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -48,6 +49,31 @@ class TrainingHistory:
         """
         rows = [row for row in self.epochs if name in row]
         return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+    def still_learning(self):
+        """Whether training ended too early: at an error that still fell.
+
+        Returns
+        -------
+        bool
+            True if the training error is above 5 % in the last epochs, and a
+            tenth below that of the epochs before them, within the last third.
+
+        Example
+        -------
+        >>> history = TrainingHistory()
+        >>> for epoch, error in enumerate([80.0, 60.0, 50.0, 40.0]):
+        ...     history.epochs.append({"epoch": epoch, "train_error": error})
+        >>> history.still_learning()
+        True
+        """
+        errors = self.column("train_error")[1]
+        last = errors[-max(2, len(errors) // 3) :]
+        half = len(last) // 2
+        if not half:
+            return False
+        before, now = fmean(last[:-half]), fmean(last[-half:])
+        return now > 5 and now < 0.9 * before
 
     @mark_as_saver
     def save(self, path):
