@@ -7,6 +7,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
 from slu_kd_lobes.evaluation.metrics import (
+    error_threshold,
     expected_calibration_error,
     slot_metrics,
     slot_predictions,
@@ -144,3 +145,42 @@ def test_extreme_logits_stay_finite():
     logits = np.array([[500.0, -500.0]], dtype=np.float32)
     metrics = slot_metrics(logits, np.array([[1]]), {"action": slice(0, 2)})
     assert metrics["nll"] == pytest.approx(1000)
+
+
+def test_threshold_by_the_share_of_wrong_answers_by_hand():
+    """Of ten accepted answers one is wrong, of nine none, of eleven two."""
+    confidence = np.arange(11) / 20 + 0.30004
+    right = np.arange(11) > 1
+    assert error_threshold(confidence, right, 0.1) == 0.35
+    assert error_threshold(confidence, right, 0.09) == 0.4
+    assert error_threshold(confidence, right, 0.0) == 0.4
+    assert error_threshold(confidence, right, 0.19) == 0.3  # 2 / 11
+
+
+def test_a_higher_share_accepts_no_fewer():
+    """And what is accepted keeps to the share, to the last digit."""
+    rng = np.random.default_rng(1)
+    confidence = rng.random(3000)
+    right = rng.random(3000) < confidence
+    accepted = []
+    for share in (0.05, 0.1, 0.2, 0.4):
+        threshold = error_threshold(confidence, right, share)
+        assert (~right[confidence >= threshold]).mean() <= share
+        accepted.append((confidence >= threshold).sum())
+    assert accepted == sorted(accepted) and accepted[0] > 0
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 5, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    """A percentage, for instance."""
+    with pytest.raises(ValueError, match="must be at least 0 and below 1"):
+        error_threshold(np.ones(2), np.ones(2, bool), share)
+
+
+def test_a_share_that_no_threshold_reaches_is_refused():
+    """The most confident answer is wrong; one in four at the best."""
+    confidence = np.array([0.9, 0.8, 0.7, 0.6])
+    right = np.array([False, True, True, True])
+    with pytest.raises(ValueError, match=r"leaves 20 % .* least is 25.0 %"):
+        error_threshold(confidence, right, 0.2)
+    assert error_threshold(confidence, right, 0.25) == 0.6

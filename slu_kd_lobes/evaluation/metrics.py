@@ -146,6 +146,54 @@ def rejection_threshold(confidence, right, keep):
     return math.floor(1e4 * last) / 1e4
 
 
+def error_threshold(confidence, right, max_wrong):
+    """The lowest threshold that leaves few of the accepted answers wrong.
+
+    Arguments
+    ---------
+    confidence : numpy.ndarray
+        Probability of each answer, [items].
+    right : numpy.ndarray
+        Whether each answer is right, [items].
+    max_wrong : float
+        Share of the accepted answers that may be wrong, from 0 to below 1.
+
+    Returns
+    -------
+    float
+        Answers of at least this confidence are accepted; four digits.
+
+    Raises
+    ------
+    ValueError
+        If the share is out of range, or no threshold leaves so few.
+
+    Example
+    -------
+    >>> confidence = np.array([0.2, 0.5, 0.9, 0.95])
+    >>> right = np.array([False, False, True, True])
+    >>> error_threshold(confidence, right, max_wrong=0.1)
+    0.9
+    >>> error_threshold(confidence, right, max_wrong=0.4)  # one of three
+    0.5
+    """
+    if not 0 <= max_wrong < 1:
+        raise ValueError(
+            f"max_wrong {max_wrong} must be at least 0 and below 1; 0.05 is 5 %"
+        )
+    least = 1.0
+    for threshold in np.unique(np.floor(1e4 * confidence) / 1e4):
+        wrong = float((~right[confidence >= threshold]).mean())
+        if wrong <= max_wrong:
+            return float(threshold)
+        least = min(least, wrong)
+    raise ValueError(
+        f"no threshold leaves {100 * max_wrong:g} % of the accepted validation "
+        f"answers wrong; the least is {100 * least:.1f} %: allow more, or train "
+        "on more data or for more epochs"
+    )
+
+
 def slot_metrics(logits, targets, slices):
     """Errors and calibration of a data set.
 

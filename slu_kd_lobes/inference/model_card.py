@@ -7,6 +7,9 @@ its results, what it is not good for, and what it was made with.
 import re
 import shlex
 
+from slu_kd_lobes.evaluation.report import results_table, unfinished
+from slu_kd_lobes.inference.templates import STUDENT_LIMITS, USE
+
 HEADER = """\
 ---
 library_name: speechbrain
@@ -84,9 +87,15 @@ def markdown_table(header, rows):
     |---|---|
     | object | lamp, music |
     """
-    lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in lines)
+    rows = [[_cell(value) for value in row] for row in (header, *rows)]
+    lines = [rows[0], ["---"] * len(header), *rows[1:]]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in lines)
     return text.replace("| --- ", "|---").replace("--- |", "---|")
+
+
+def _cell(value):
+    """Text that stays in its cell."""
+    return " ".join(str(value).replace("|", r"\|").split())
 
 
 def public_command(arguments):
@@ -116,3 +125,73 @@ def public_command(arguments):
         for argument in arguments
     ]
     return " \\\n    ".join(["python " + shown[0], *shown[1:]])
+
+
+def student_card(hparams, metrics, schema, threshold, rejection):
+    """The model card of a student, from what its run left.
+
+    Arguments
+    ---------
+    hparams, metrics : dict
+        Of the run.
+    schema : SlotSchema
+    threshold : float
+    rejection : dict
+        What the threshold does on validation data; see
+        `slu_kd_lobes.inference.package.rejection_of`.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    main, test = metrics["main_test"], metrics["test"]
+    tests = {"valid": metrics["valid"], **metrics["tests"]}
+    teaching = "It was trained on the labels alone."
+    if hparams["teachers"]:
+        teaching = (
+            f"Its {' and its '.join(hparams['teachers'])} (a fine-tuned text "
+            "model on the\ntranscripts) taught it by knowledge distillation."
+        )
+    note = ""
+    if metrics.get("still_learning"):
+        note = f"\nNote: {unfinished(metrics['history'])}."
+    accepted = rejection["accepted"]
+    accepted_wrong = rejection["wrong"] - rejection["caught"]
+    sizes = metrics["parameters"]
+    return model_card(
+        f"Spoken commands to slots: {metrics['config']}",
+        f"A student of {sizes['trained']:,} trained parameters on an encoder "
+        f"of {sizes['frozen']:,} frozen\nones ({hparams['encoder']}) hears a "
+        f"command and fills {len(schema.names)} slots, without writing it "
+        f"down.\n{teaching}",
+        {
+            "Use": USE,
+            "Slots": markdown_table(
+                ["slot", "values"],
+                [
+                    [name, ", ".join(values)]
+                    for name, values in schema.values.items()
+                ],
+            ),
+            "Results": (
+                f"Trained on {metrics['n_train']:,} utterances, seed "
+                f"{metrics['seed']}, the {hparams['test_epoch']} epoch tested."
+                f"{note}\n\n```\n{results_table(tests)}\n```\n\n"
+                f"Calibration on `{main}`: negative log likelihood "
+                f"{test['nll']:.3f}, expected\ncalibration error "
+                f"{test['ece']:.3f}."
+            ),
+            "Rejection": (
+                "An answer is rejected when the product of its slots' "
+                f"probabilities is below\n{threshold}. On the "
+                f"{rejection['n_valid']:,} validation utterances that keeps "
+                f"{rejection['kept']:.1f} %\nof the right answers and rejects "
+                f"{rejection['caught']} of the {rejection['wrong']} wrong "
+                f"ones. Of the {accepted:,} that it\naccepts, {accepted_wrong:,} "
+                f"are wrong ({100 * accepted_wrong / accepted:.1f} %)."
+            ),
+        },
+        STUDENT_LIMITS,
+        {**metrics["versions"], "commit": metrics["commit"]},
+    )
