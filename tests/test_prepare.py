@@ -395,7 +395,7 @@ def test_shared_speakers_can_be_meant(corpus, log):
     corpus.add("test", ["anna"])
     corpus.write()
     corpus.prepare(shared_speakers=True)
-    assert "1 speakers of test are also in train." in log()
+    assert "1 speakers of test are also in train, so that its error" in log()
 
 
 # Subsets

@@ -17,7 +17,9 @@ import io
 import os
 import re
 import stat
-from collections import namedtuple
+import sys
+import unicodedata
+from collections import Counter, namedtuple
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -27,18 +29,20 @@ from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from slu_kd_lobes.data.labels import look_alike
 from slu_kd_lobes.data.manifests import (
     COLUMNS,
     Manifests,
     are_prepared,
     as_json,
+    one_sentence,
     raise_if_any,
     utterance_id,
     write_manifests,
 )
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.data.transcripts import normalise_transcript
-from slu_kd_lobes.utils.fingerprints import fingerprint
+from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
 
 logger = get_logger(__name__)
 
@@ -94,7 +98,8 @@ def prepare_fsc(
     Arguments
     ---------
     data_folder : str
-        The corpus. Paths in its CSV files are relative to this folder.
+        The corpus. Paths in its CSV files are relative to this folder, or
+        lead into it.
     save_folder : str
         Where the manifests of all corpora live, each in a folder named after
         a hash of the arguments.
@@ -173,11 +178,11 @@ def prepare_fsc(
     prepared = ["train", "valid", *tests]
     sources = _stat_audio(data_folder, splits, prepared)
     # Everything that shapes the manifests, or that a check has looked at.
-    rows = {
-        split: [row._replace(csv=row.csv.name) for row in splits[split]]
+    tables = {
+        split: file_fingerprint(_csv_path(csv_folder, split))
         for split in splits
     }
-    made_from = fingerprint([VERSION, arguments, rows, sources])
+    made_from = fingerprint([VERSION, arguments, tables, sources])
     if are_prepared(folder, made_from):
         logger.info(f"Nothing has changed: {folder} is used as it is.")
         return Manifests(folder, data_folder)
@@ -185,9 +190,10 @@ def prepare_fsc(
     schema = _slot_schema(splits, slots, slot_values)
     _check_unique(splits, tests)
     _check_speakers(splits, tests, shared_speakers)
-    _check_sources(splits, sources, prepared)
     audio = _read_headers(data_folder, splits, prepared)
     _report_conversions(audio, sample_rate)
+    _report_values(splits, slots)
+    _report_contradictions(splits)
 
     splits = {split: _by_id(splits[split]) for split in prepared}
     files = {"text.csv": _text(splits["train"], slots)}
@@ -268,7 +274,7 @@ def _read_corpus(data_folder, folder, tests, slots):
     names = list(dict.fromkeys(["train", "valid", *tests, *found]))
     missing = [
         f"The CSV file {path} does not exist"
-        for path in (folder / f"{name}_data.csv" for name in names)
+        for path in (_csv_path(folder, name) for name in names)
         if not path.is_file()
     ]
     present = sorted(path.name for path in folder.glob("*.csv"))
@@ -288,9 +294,21 @@ def _read_corpus(data_folder, folder, tests, slots):
             f"valid, not {tests}."
         )
     splits = {
-        name: _read_split(folder / f"{name}_data.csv", slots) for name in names
+        name: _read_split(_csv_path(folder, name), slots, data_folder)
+        for name in names
     }
+    silent = [name for name in names if not splits[name][0].transcript]
+    if silent:
+        logger.warning(
+            f"There are no transcripts (column '{TRANSCRIPT}') in "
+            f"{', '.join(silent)}: what reads text, such as a teacher, cannot "
+            "be used."
+        )
     return splits, tests
+
+
+def _csv_path(folder, split):
+    return folder / f"{split}_data.csv"
 
 
 def _find_tests(folder):
@@ -304,19 +322,27 @@ def _find_tests(folder):
     return sorted(names, key=lambda name: name != main)
 
 
-def _read_split(path, slots):
-    """Reads one CSV file into a list of Utterance, in the file's order."""
-    header, rows = _read_table(path)
-    needed = [PATH, SPEAKER, TRANSCRIPT, *slots]
-    for name in needed:
-        if header.count(name) != 1:
+def _read_split(path, slots, data_folder):
+    """Reads one CSV file into a list of Utterance, in the file's order.
+
+    Equal texts are one object, so that a row costs little memory.
+    """
+    rows = _read_table(path)
+    header = [name.strip() for name in next(rows)[1]]
+    needed = [PATH, SPEAKER, *slots]
+    for name in (*needed, TRANSCRIPT):
+        if header.count(name) != 1 and name in (*needed, *header):
             fault = "twice" if name in header else "not"
             raise ValueError(
                 f"{path} has the column '{name}' {fault}: it needs {needed} "
                 f"once each and has {header}."
             )
-    columns = {name: header.index(name) for name in needed}
-    utterances, faults = [], []
+    columns = {
+        name: header.index(name)
+        for name in (*needed, TRANSCRIPT)
+        if name in header
+    }
+    utterances, faults, meanings = [], [], {}
     for row, cells in rows:
         if len(cells) != len(header):
             faults.append(
@@ -325,11 +351,32 @@ def _read_split(path, slots):
             )
             continue
         cells = {name: cells[index].strip() for name, index in columns.items()}
-        fault = _fault(cells, slots)
+        transcript = cells.pop(TRANSCRIPT, "")
+        fault = _fault(cells, transcript, slots)
+        audio = _path_below(data_folder, cells[PATH])
+        if audio is None:
+            fault = f"the path {cells[PATH]!r} leads out of data_folder"
         if fault:
             faults.append(f"{path}, row {row}: {fault}")
-        else:
-            utterances.append(_utterance(path, row, cells, slots))
+            continue
+        values = tuple(cells[name] for name in slots)
+        utterances.append(
+            Utterance(
+                path,
+                row,
+                utterance_id(os.path.splitext(audio)[0]),
+                audio,
+                sys.intern(cells[SPEAKER]),
+                sys.intern(_transcript(transcript)),
+                meanings.setdefault(values, dict(zip(slots, values))),
+            )
+        )
+    silent = [row for row in utterances if not row.transcript]
+    if len(silent) < len(utterances):
+        faults += [
+            f"{_place(row)}: the column '{TRANSCRIPT}' is empty"
+            for row in silent
+        ]
     raise_if_any(
         faults, "correct the row (text with a comma needs quotes), or remove it"
     )
@@ -337,36 +384,51 @@ def _read_split(path, slots):
 
 
 def _read_table(path):
-    """Returns a CSV file's header and its rows as (row number, cells).
+    """Yields the rows of a CSV file, the header first, as (number, cells).
 
     Rows are counted as a spreadsheet shows them; blank ones are left out.
     """
-    content = path.read_bytes()
-    try:
-        # Spreadsheets write a byte order mark.
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, row {row} is not UTF-8 text: save the file as UTF-8."
-        ) from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        table = [(row, cells) for row, cells in enumerate(reader, 1) if cells]
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {reader.line_num} is not CSV ({error}): correct its "
-            "quotes."
-        ) from error
-    if len(table) < 2:
+    count = 0
+    # Spreadsheets write a byte order mark.
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            for row, cells in enumerate(reader, 1):
+                if cells:
+                    count += 1
+                    yield row, cells
+        except UnicodeDecodeError as error:
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
+            good = re.split("[\udc80-\udcff]", text, maxsplit=1)[0]
+            row = good.count("\n") + 1
+            raise ValueError(
+                f"{path}, row {row} is not UTF-8 text: save the file as UTF-8."
+            ) from error
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {reader.line_num} is not CSV ({error}): correct "
+                "its quotes."
+            ) from error
+    if count < 2:
         raise ValueError(
             f"{path} holds no utterances: it needs a header and at least one "
             "row."
         )
-    return [name.strip() for name in table[0][1]], table[1:]
 
 
-def _fault(cells, slots):
+def _path_below(folder, path):
+    """Returns a path relative to a folder, or None if it leads out of it."""
+    if os.path.isabs(path):
+        # Either may be written by way of a link.
+        forms = (os.path.abspath, os.path.realpath)
+        paths = [os.path.relpath(form(path), form(folder)) for form in forms]
+    else:
+        paths = [os.path.normpath(path)]
+    paths = [path.replace(os.sep, "/") for path in paths]
+    return next((p for p in paths if p.split("/")[0] != os.pardir), None)
+
+
+def _fault(cells, transcript, slots):
     """Says what is wrong with a row's cells, or returns None."""
     for name, cell in cells.items():
         if not cell:
@@ -374,33 +436,24 @@ def _fault(cells, slots):
             return f"the {what} '{name}' is empty"
         # SpeechBrain replaces $name in every cell of a manifest. Only a
         # transcription can be written otherwise.
-        if name != TRANSCRIPT and re.search(r"\$[\w.]", cell):
+        if "$" in cell and re.search(r"\$[\w.]", cell):
             return f"the column '{name}' has a $ sign before a name: {cell!r}"
-    if not any(map(str.isalnum, cells[TRANSCRIPT])):
-        return f"the transcription {cells[TRANSCRIPT]!r} holds no word"
-    path = os.path.normpath(cells[PATH])
-    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
-        return f"the path {cells[PATH]!r} leads out of data_folder"
+    if transcript and not any(map(str.isalnum, transcript)):
+        return f"the transcription {transcript!r} holds no word"
     return None
 
 
-def _utterance(csv_path, row, cells, slots):
-    """Builds the Utterance of a row that is in order."""
-    path = os.path.normpath(cells[PATH]).replace(os.sep, "/")
-    # A manifest row is one line, and $ before a name would be replaced (see
-    # `_fault`): the full-width sign is the same character under NFKC.
-    transcript = " ".join(cells[TRANSCRIPT].split())
-    transcript = re.sub(r"\$(?=[\w.])", "\uff04", transcript)
-    values = {name: cells[name] for name in slots}
-    return Utterance(
-        csv_path,
-        row,
-        utterance_id(os.path.splitext(path)[0]),
-        path,
-        cells[SPEAKER],
-        transcript,
-        values,
-    )
+def _transcript(text):
+    """Writes a transcript on one line, without SpeechBrain's $name.
+
+    The full-width sign is the same character under NFKC.
+    """
+    return re.sub(r"\$(?=[\w.])", "\uff04", " ".join(text.split()))
+
+
+def _place(utterance):
+    """Says where an utterance stands."""
+    return f"{utterance.csv}, row {utterance.row}"
 
 
 def _by_id(utterances):
@@ -418,8 +471,8 @@ def _slot_schema(splits, slots, slot_values):
     schema = SlotSchema({**found, **slot_values})
     known = {name: set(values) for name, values in schema.values.items()}
     faults = [
-        f"{utterance.csv}, row {utterance.row}: the slot '{name}' has the "
-        f"value '{value}', which is not one of {schema.values[name]}"
+        f"{_place(utterance)}: the slot '{name}' has the value '{value}', "
+        f"which is not one of {schema.values[name]}"
         for utterance in chain(*splits.values())
         for name, value in utterance.slots.items()
         if value not in known[name]
@@ -440,9 +493,9 @@ def _check_unique(splits, tests):
             first = seen.setdefault(utterance.id, utterance)
             if first is not utterance:
                 faults.append(
-                    f"{utterance.csv}, row {utterance.row}: the audio "
-                    f"{utterance.path} has the ID {utterance.id} of "
-                    f"{first.path} in {first.csv.name}, row {first.row}"
+                    f"{_place(utterance)}: the audio {utterance.path} has the "
+                    f"ID {utterance.id} of {first.path} in {first.csv.name}, "
+                    f"row {first.row}"
                 )
     raise_if_any(faults, "keep one of the rows, or rename one of two files")
 
@@ -463,19 +516,19 @@ def _check_speakers(splits, tests, shared_speakers):
         shared = [speaker for speaker in heard if speaker in known]
         if is_error and not shared_speakers:
             faults = [
-                f"{heard[speaker].csv}, row {heard[speaker].row}: the speaker "
-                f"'{speaker}' is also in {known[speaker].csv.name}, row "
-                f"{known[speaker].row}"
+                f"{_place(heard[speaker])}: the speaker '{speaker}' is also in "
+                f"{known[speaker].csv.name}, row {known[speaker].row}"
                 for speaker in shared
             ]
             raise_if_any(
                 faults,
-                "separate the speakers of the splits, or pass "
-                "shared_speakers=True if they are meant to be shared",
+                "separate the speakers of the splits, or add "
+                "--shared_speakers=True if they are meant to be shared",
             )
         if shared:
+            so = ", so that its error says little of new voices" * is_error
             logger.warning(
-                f"{len(shared)} speakers of {later} are also in {learnt}."
+                f"{len(shared)} speakers of {later} are also in {learnt}{so}."
             )
 
 
@@ -512,7 +565,10 @@ def _in_threads(function, items, description=None):
 
 
 def _stat_audio(data_folder, splits, prepared):
-    """Returns {path: [bytes, time of change in ns], or None if missing}."""
+    """Returns the path, bytes and time of change of each audio file.
+
+    Raises if one is missing.
+    """
 
     def stat_file(path):
         try:
@@ -521,24 +577,21 @@ def _stat_audio(data_folder, splits, prepared):
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return [status.st_size, status.st_mtime_ns]
+        return [path, status.st_size, status.st_mtime_ns]
 
-    paths = list(_prepared_paths(splits, prepared))
-    return dict(zip(paths, _in_threads(stat_file, paths)))
-
-
-def _check_sources(splits, sources, prepared):
-    """Raises if an audio file is missing."""
+    utterances = _prepared_paths(splits, prepared)
+    sources = _in_threads(stat_file, list(utterances))
     faults = [
-        f"{utterance.csv}, row {utterance.row}: the audio {path} does not exist"
-        for path, utterance in _prepared_paths(splits, prepared).items()
-        if sources[path] is None
+        f"{_place(utterance)}: the audio {path} does not exist"
+        for (path, utterance), found in zip(utterances.items(), sources)
+        if found is None
     ]
     raise_if_any(
         faults,
         "unpack the corpus again, or correct data_folder or the path",
         FileNotFoundError,
     )
+    return sources
 
 
 def _read_headers(data_folder, splits, prepared):
@@ -549,8 +602,7 @@ def _read_headers(data_folder, splits, prepared):
         lambda path: _read_header(data_folder / path), paths, "Audio headers"
     )
     faults = [
-        f"{utterances[path].csv}, row {utterances[path].row}: the audio "
-        f"{path} {fault}"
+        f"{_place(utterances[path])}: the audio {path} {fault}"
         for path, fault in zip(paths, audio)
         if isinstance(fault, str)
     ]
@@ -595,7 +647,8 @@ def _report_split(split, utterances, audio):
     """Says what a split holds."""
     hours = sum(audio[row.path].duration for row in utterances) / 3600
     speakers = len({row.speaker for row in utterances})
-    wordings = len({normalise_transcript(row.transcript) for row in utterances})
+    texts = {row.transcript for row in utterances} - {""}
+    wordings = len(set(map(normalise_transcript, texts)))
     logger.info(
         f"{split}: {len(utterances)} utterances, {hours:.2f} h, {speakers} "
         f"speakers, {wordings} wordings."
@@ -616,6 +669,66 @@ def _report_unheard_values(train, schema):
                 f"The training set has no example of {unheard} in the slot "
                 f"'{name}'."
             )
+
+
+def _report_values(splits, slots):
+    """Warns of slot values that may be slips of the hand.
+
+    They are taken from the whole training set, whatever part of it is drawn.
+    """
+    alike, alone = [], []
+    for name in slots:
+        first, counts = {}, Counter()
+        for utterance in chain(*splits.values()):
+            first.setdefault(utterance.slots[name], utterance)
+            counts[utterance.slots[name]] += 1
+        trained = Counter(row.slots[name] for row in splits["train"])
+        known = look_alike(sorted(counts, key=lambda v: (-counts[v], v)))
+        for value, utterance in first.items():
+            where = f"{_place(utterance)}: the slot '{name}' has the value"
+            if value in known:
+                other = known[value]
+                alike.append(
+                    f"{where} {_shown(value, other)}, which looks like "
+                    f"{_shown(other, value)} of {_place(first[other])}"
+                )
+            elif trained[value] == 1:
+                alone.append(f"{where} '{value}', as no other training row has")
+    for doubts in (alike, alone):
+        if doubts:
+            remedy = "correct it if it is a slip, for it is learnt as it stands"
+            logger.warning(one_sentence(doubts, remedy, shown=3))
+
+
+def _shown(value, other):
+    """Writes a value so that it can be told from another."""
+    same = unicodedata.normalize("NFC", value) == unicodedata.normalize(
+        "NFC", other
+    )
+    return ascii(value) if same else repr(value)
+
+
+def _report_contradictions(splits):
+    """Warns of transcripts that do not always have the same labels."""
+    first, doubts = {}, {}
+    for utterance in chain(*splits.values()):
+        text = normalise_transcript(utterance.transcript)
+        other = first.setdefault(text, utterance)
+        if text and utterance.slots != other.slots:
+            name = next(
+                n for n in other.slots if other.slots[n] != utterance.slots[n]
+            )
+            doubts[text] = (
+                f"{_place(utterance)}: '{text}' has the {name} "
+                f"'{utterance.slots[name]}', and '{other.slots[name]}' in "
+                f"{_place(other)}"
+            )
+    if doubts:
+        remedy = "correct the labels: a text teacher learns those of one row"
+        logger.warning(
+            f"Transcripts whose rows have different labels: {len(doubts)}; "
+            + one_sentence(list(doubts.values())[:1], remedy)
+        )
 
 
 # Files written
@@ -653,6 +766,7 @@ def _text(utterances, slots):
     for utterance in utterances:
         text = normalise_transcript(utterance.transcript)
         rows.setdefault(text, utterance)
+    rows.pop("", None)  # a corpus without transcripts
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["transcription", *slots])

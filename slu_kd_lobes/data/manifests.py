@@ -6,6 +6,7 @@ written last, a stamp with the hash of each.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,13 +126,37 @@ class Manifests:
         -------
         dict
             Targets by normalised transcript, in the order of the transcripts;
-            one that means several things counts as its first row says.
+            one that means several things counts as its first row says. Empty
+            for a split without transcripts.
         """
         targets = {}
         for row in read_csv(self.folder / f"{split}.csv"):
             text = normalise_transcript(row["transcription"])
             targets.setdefault(text, self.schema.encode(row))
+        targets.pop("", None)
         return dict(sorted(targets.items()))
+
+    def check_transcripts(self, reader, *splits):
+        """Refuses a corpus without the text that something reads.
+
+        Arguments
+        ---------
+        reader : str
+            What reads it, for the message.
+        *splits : str
+
+        Raises
+        ------
+        ValueError
+            If a split has no transcripts.
+        """
+        silent = [split for split in splits if not self.transcripts(split)]
+        if silent:
+            raise ValueError(
+                f"The {reader} reads transcripts, and {', '.join(silent)} has "
+                "none: fill the column 'transcription', or train without text "
+                "(--teachers=[] --matching_weight=0)."
+            )
 
 
 def read_stamp(folder):
@@ -240,18 +265,39 @@ def utterance_id(stem):
     >>> utterance_id("wavs/speakers/anna/take-1")
     'wavs--speakers--anna--take-1'
     """
-    path = stem.replace("/", "--")
-    key = "".join(
-        c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in path
-    )
+    key = re.sub(r"[^A-Za-z0-9._-]", "_", stem.replace("/", "--"))
     if key.replace("--", "/") != stem:
         # Other paths could give this key as well.
         key += "-" + fingerprint(stem.encode())[:12]
     return key
 
 
+def one_sentence(faults, remedy, shown=1):
+    """One sentence: the first faults, how many follow, what to do.
+
+    Arguments
+    ---------
+    faults : list of str
+    remedy : str
+    shown : int
+        How many faults it names.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> one_sentence(["row 2 is empty", "row 7 is empty"], "remove the rows")
+    'row 2 is empty (and 1 more): remove the rows.'
+    """
+    rest = len(faults) - shown
+    more = f" (and {rest} more)" if rest > 0 else ""
+    return f"{'; '.join(faults[:shown])}{more}: {remedy}."
+
+
 def raise_if_any(faults, remedy, error=ValueError):
-    """Raises one sentence: the first fault, how many follow, what to do.
+    """Raises `one_sentence`, if there is a fault.
 
     Arguments
     ---------
@@ -267,5 +313,4 @@ def raise_if_any(faults, remedy, error=ValueError):
     ValueError: row 2 is empty (and 1 more): remove the rows.
     """
     if faults:
-        rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise error(f"{faults[0]}{rest}: {remedy}.")
+        raise error(one_sentence(faults, remedy))

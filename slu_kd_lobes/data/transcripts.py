@@ -4,6 +4,7 @@ Authors
  * slu_kd_lobes authors
 """
 
+import functools
 import unicodedata
 
 # Marks that people and recognisers type for an apostrophe. They are mapped
@@ -18,6 +19,8 @@ _APOSTROPHES = dict.fromkeys(
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 
+# A corpus says the same few things many times.
+@functools.lru_cache(maxsize=2**16)
 def normalise_transcript(text):
     """Writes a transcript the one way in which it is looked up.
 
@@ -54,6 +57,7 @@ def normalise_transcript(text):
     return " ".join(word for word in words if word)
 
 
+@functools.cache
 def _ends_word(char):
     """Tells whether a character separates words: punctuation or a control."""
     if char == "'":
