@@ -86,7 +86,13 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
+    packages=[
+        *find_packages(include=["slu_kd_lobes", "slu_kd_lobes.*"]),
+        # The bundled encoder, for those who install a wheel.
+        "slu_kd_lobes.pretrained",
+    ],
+    package_dir={"slu_kd_lobes.pretrained": "pretrained"},
+    package_data={"slu_kd_lobes.pretrained": ["*/*"]},
     install_requires=REQUIREMENTS,
     entry_points={
         "console_scripts": ["slu-kd=slu_kd_lobes.inference.cli:main"]

@@ -120,7 +120,7 @@ def test_no_model_and_an_empty_folder_are_a_line(
 ):
     """Exit code 2: nothing was done."""
     assert main(["classify", recordings[0], "--model", str(tmp_path)]) == 2
-    assert "neither a folder with a model" in capsys.readouterr().err
+    assert "holds no packaged model" in capsys.readouterr().err
     assert main(["classify", str(tmp_path), "--model", model]) == 2
     assert "has no audio files" in capsys.readouterr().err
 
@@ -156,7 +156,7 @@ def test_a_package_of_another_version_is_a_line(
     """It says what to do."""
     shutil.copytree(model, tmp_path / "old")
     path = tmp_path / "old" / "hyperparams.yaml"
-    path.write_text(path.read_text().replace("package_format: 2\n", ""))
+    path.write_text(path.read_text().replace("package_format: ", "format: "))
     command = ["classify", recordings[0], "--model", str(tmp_path / "old")]
     assert main(command) == 2
     said = capsys.readouterr().err

@@ -12,9 +12,14 @@ import torch
 from running import environment, manifest_rows
 from speechbrain.inference.interfaces import foreign_class
 
+from slu_kd_lobes import __version__
+from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.evaluation.metrics import rejection_threshold
+from slu_kd_lobes.inference import package as package_module
 from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 from slu_kd_lobes.inference.package import package_run
+from slu_kd_lobes.utils import hub
+from slu_kd_lobes.utils.blocks import load_blocks
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +32,10 @@ def test_the_folder_has_what_speechbrain_and_people_read(package):
     """And nothing else, such as a temporary file."""
     assert {path.name for path in package.iterdir()} == {
         "README.md",
-        "custom_interface.py",
         "encoder.ckpt",
         "hyperparams.yaml",
         "requirements.txt",
+        f"slu_kd_lobes-{__version__}-py3-none-any.whl",
         "student.ckpt",
     }
     assert list(package.parent.iterdir()) == [package]
@@ -79,8 +84,10 @@ def test_the_deciding_second_is_that_of_the_largest_logit(model):
     assert action["seconds"] == pytest.approx((frame + 0.5) * 2 / 13, abs=1e-3)
 
 
-def test_speechbrains_own_loader_takes_it(package, tmp_path, monkeypatch):
-    """From any folder."""
+def test_speechbrains_own_loader_takes_it(finished, tmp_path, monkeypatch):
+    """From any folder, where its Python file was asked for."""
+    package = package_run(finished[0], tmp_path / "p", foreign_class=True)
+    assert "foreign_class(" in (package / "README.md").read_text()
     monkeypatch.chdir(tmp_path)
     model = foreign_class(
         source=str(package),
@@ -129,6 +136,10 @@ def other_weights(path):
             edit('"activate", "bring"', '"bring", "activate"'),
         ),
         ("hyperparams.yaml", edit("sample_rate: 16000", "sample_rate: 8000")),
+        # What shapes no number, too.
+        ("hyperparams.yaml", edit("package_folder: .", "package_folder: /")),
+        ("hyperparams.yaml", edit("sha256: ", "extra: 1\nsha256: ")),
+        ("hyperparams.yaml", lambda p: p.write_text(p.read_text() + "a: 1\n")),
     ],
 )
 def test_a_changed_file_is_refused(package, tmp_path, name, change):
@@ -143,11 +154,58 @@ def test_a_changed_file_is_refused(package, tmp_path, name, change):
 def test_a_package_of_another_version_is_refused(package, tmp_path):
     """In a sentence that says so, however it is loaded."""
     old = changed(
-        package, tmp_path, "hyperparams.yaml", edit("package_format: 2\n", "")
+        package,
+        tmp_path,
+        "hyperparams.yaml",
+        edit("package_format: ", "format: "),
     )
     message = "was packaged by another version of slu_kd_lobes"
     with pytest.raises(ValueError, match=message):
         SpokenIntentClassifier.from_hparams(source=old)
+
+
+def test_two_models_of_the_hub_keep_apart(package, tmp_path, monkeypatch):
+    """In one savedir, each in a folder of its own."""
+    fetched = []
+
+    def snapshot_download(source, local_dir):
+        fetched.append(local_dir)
+        shutil.copytree(package, local_dir, dirs_exist_ok=True)
+        return str(local_dir)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    for source in ("me/lights", "you/lights"):
+        SpokenIntentClassifier.from_hparams(source, savedir=tmp_path)
+    assert fetched == [tmp_path / "me--lights", tmp_path / "you--lights"]
+
+
+def test_a_local_model_is_used_where_it_is(package, tmp_path):
+    """A savedir with another model in it changes nothing."""
+    savedir = tmp_path / "kept"
+    savedir.mkdir()
+    (savedir / "hyperparams.yaml").write_text("modules: {}")
+    (savedir / "student.ckpt").write_bytes(b"of another model")
+    model = SpokenIntentClassifier.from_hparams(package, savedir=savedir)
+    assert model.schema.names == ["action", "object", "location"]
+
+
+def test_a_folder_without_a_model_is_one_sentence(tmp_path):
+    """Whatever else is in it."""
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(FileNotFoundError, match="holds no packaged model"):
+        SpokenIntentClassifier.from_hparams(tmp_path)
+
+
+def test_labels_of_any_script_come_back():
+    """Also those that JSON would write in two halves, or YAML refuses."""
+    values = ["\U0001f4a1 on", "\u0950", "a\x7fb", "tab\there", 'quo"te', "no"]
+    schema = SlotSchema({"\U0001f3e0": values})
+    text = package_module._json_in_yaml(schema.to_dict())
+    made = load_blocks(
+        "x: !apply:slu_kd_lobes.data.slots.SlotSchema.from_dict\n"
+        f"    content: {text}\n"
+    )
+    assert made["x"] == schema
 
 
 def test_a_run_of_an_older_version_is_refused(finished, tmp_path):
@@ -200,7 +258,7 @@ def test_the_card_has_the_figures_of_the_run(finished, package):
         "taught it by knowledge distillation",
     ):
         assert text in card
-    assert "None" not in card and '{"package_folder"' in card
+    assert "None" not in card and "foreign_class" not in card
 
 
 def test_threshold_worked_out_by_hand():
@@ -214,6 +272,44 @@ def test_threshold_worked_out_by_hand():
     for keep in (0, -0.1, 1.01):
         with pytest.raises(ValueError, match="keep"):
             rejection_threshold(confidence, right, keep)
+
+
+def test_the_card_says_what_share_of_accepted_answers_is_wrong(
+    finished, tmp_path
+):
+    """On validation data; the threshold may be chosen by it."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    slots = ("action", "object", "location")
+    header = ["ID"]
+    for slot in slots:
+        header += [f"{slot}_true", f"{slot}_predicted", f"{slot}_probability"]
+    lines = [",".join(header)]
+    for i in range(10):  # the three least sure are wrong
+        said = "b" if i < 3 else "a"
+        lines.append(f"{i},a,{said},0.{i}5,a,a,1.0,a,a,1.0")
+    (run / "predictions_valid.csv").write_text("\n".join(lines) + "\n")
+    metrics = json.loads((run / "metrics.json").read_text())
+    history = [{"epoch": 7, "train_error": 38.56}]
+    metrics.update(still_learning=True, history=history)
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+    def card(name, **options):
+        text = (package_run(run, tmp_path / name, **options)).joinpath(
+            "README.md"
+        )
+        return " ".join(text.read_text().split())
+
+    usual = card("usual")
+    assert "below 0.35." in usual
+    assert "Of the 7 that it accepts, 0 are wrong (0.0 %)." in usual
+    some = card("some", max_wrong=0.25)
+    assert "below 0.15. On the 10 validation utterances" in some
+    assert "Of the 9 that it accepts, 2 are wrong (22.2 %)." in some
+    assert "ended after 7 epochs at 38.6 % error on its own" in some
+    with pytest.raises(ValueError, match="give keep or max_wrong"):
+        package_run(run, tmp_path / "both", keep=0.9, max_wrong=0.1)
+    assert not (tmp_path / "both").exists()
 
 
 def test_make_names_the_command(package):

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from slu_kd_lobes import __version__
 from slu_kd_lobes.data.manifests import Manifests
+from slu_kd_lobes.utils.distribution import extra_command
 from slu_kd_lobes.utils.files import write_json
 from slu_kd_lobes.utils.fingerprints import fingerprint
 from slu_kd_lobes.utils.hub import reason_of
@@ -248,7 +249,7 @@ def ray_pool(address):
         import ray
     except ImportError as error:
         raise ValueError(
-            "Ray is not installed: pip install 'slu-kd-lobes[ray]'"
+            f"Ray is not installed: {extra_command('ray')}"
         ) from error
     # A worker imports the scripts of the recipe by name.
     path = os.pathsep.join(part or os.getcwd() for part in sys.path)

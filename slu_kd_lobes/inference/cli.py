@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 try:
-    from slu_kd_lobes.data.audio import audio_files, check_audio
+    from slu_kd_lobes.data.audio import audio_files, read_command
 except OSError as error:  # compiled for CUDA, beside a torch without it
     sys.exit(
         f"error: torchaudio cannot be imported ({error}): run 'python -m "
@@ -67,8 +67,8 @@ def classify(options):
     for name in files:
         source = io.BytesIO(sys.stdin.buffer.read()) if name == "-" else name
         try:
-            check_audio(source, name)
-            answer = model.classify_file(source)
+            wav = read_command(source, name, model.sample_rate)
+            (answer,) = model.classify_batch(wav)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
@@ -97,23 +97,23 @@ def load_model(folder):
     ValueError
         If it cannot be loaded.
     """
-    from slu_kd_lobes.inference.classifier import (
-        SpokenIntentClassifier,
-        check_format,
-    )
-    from slu_kd_lobes.utils.hub import readable_source
+    from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 
-    check_format(Path(folder))
-    remedy = "give a folder that 'slu-kd package' made"
-    with readable_source("model", folder, remedy):
-        return SpokenIntentClassifier.from_hparams(folder)
+    return SpokenIntentClassifier.from_hparams(folder)
 
 
 def package(options):
     """Packages a finished run."""
     from slu_kd_lobes.inference.package import package_run
 
-    print(f"model: {package_run(options.run, options.out, options.keep)}")
+    folder = package_run(
+        options.run,
+        options.out,
+        options.keep,
+        options.foreign_class,
+        options.max_wrong,
+    )
+    print(f"model: {folder}")
     return 0
 
 
@@ -129,10 +129,10 @@ def onnx(options):
 
 def page(options):
     """Starts the web page, until it is stopped."""
+    from slu_kd_lobes.utils.distribution import extra_command
+
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError(
-            "gradio is not installed: pip install slu-kd-lobes[demo]"
-        )
+        raise ValueError(f"gradio is not installed: {extra_command('demo')}")
     examples = audio_files([options.examples])[:8] if options.examples else []
     from slu_kd_lobes.inference.web_page import build_page
 
@@ -156,11 +156,21 @@ def parse_arguments(arguments):
     one = commands.add_parser("package", help="make a model of a finished run")
     one.add_argument("run", help="output folder of the run")
     one.add_argument("out", help="folder to be made")
-    one.add_argument(
+    threshold = one.add_mutually_exclusive_group()
+    threshold.add_argument(
         "--keep",
         type=float,
-        default=0.98,
-        help="share of right validation answers that are not rejected",
+        help="share of right validation answers that are not rejected (0.98)",
+    )
+    threshold.add_argument(
+        "--max-wrong",
+        type=float,
+        help="in place of it, share of accepted ones that may be wrong",
+    )
+    one.add_argument(
+        "--foreign-class",
+        action="store_true",
+        help="add the Python file for SpeechBrain's foreign_class",
     )
     one.set_defaults(run_command=package)
     one = commands.add_parser("onnx", help="write a model as ONNX")

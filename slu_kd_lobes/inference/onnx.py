@@ -1,6 +1,6 @@
 """A packaged model as one ONNX file, for onnxruntime.
 
-It needs the extra ``onnx``: ``pip install slu-kd-lobes[onnx]``.
+It needs the extra ``onnx`` of setup.py.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import warnings
 import torch
 
 from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.utils.distribution import extra_command
 from slu_kd_lobes.utils.files import whole
 
 OPSET = 17
@@ -61,7 +62,7 @@ def export_onnx(model, path, int8=False):
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"{package} is not installed: pip install slu-kd-lobes[onnx]"
+                f"{package} is not installed: {extra_command('onnx')}"
             )
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -2,12 +2,14 @@
 
 The layout is that of SpeechBrain's pre-trained models: ``hyperparams.yaml``
 (how the model is made and what is loaded into it), the weights (``*.ckpt``)
-and ``README.md``, the model card; a student also has ``custom_interface.py``
-for SpeechBrain's ``foreign_class``, and ``requirements.txt``.
+and ``README.md``, the model card; a student also has ``requirements.txt``, the
+wheel that it names, and, where it is asked for, ``custom_interface.py`` for
+SpeechBrain's ``foreign_class``.
 """
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,31 +21,36 @@ from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from ruamel.yaml.tag import Tag
 
 from slu_kd_lobes.data.slots import SlotSchema
-from slu_kd_lobes.evaluation.metrics import rejection_threshold
-from slu_kd_lobes.evaluation.report import results_table
-from slu_kd_lobes.inference.classifier import PACKAGE_FORMAT, package_hash
+from slu_kd_lobes.evaluation.metrics import error_threshold, rejection_threshold
+from slu_kd_lobes.inference.classifier import (
+    PACKAGE_FORMAT,
+    package_hash,
+    sealed,
+)
 from slu_kd_lobes.inference.model_card import (
     markdown_table,
     model_card,
     public_command,
+    student_card,
 )
 from slu_kd_lobes.inference.templates import (
     ENCODER,
     ENCODER_LIMITS,
     ENCODER_SOURCES,
+    FOREIGN_CLASS,
     INTERFACE,
     STUDENT,
-    STUDENT_LIMITS,
     USE,
 )
 from slu_kd_lobes.training.checkpoints import WholeCheckpointer
 from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.utils.distribution import write_wheel
 from slu_kd_lobes.utils.environment import git_commit, package_versions
 from slu_kd_lobes.utils.files import check_writable, read_csv, whole, write_text
 from slu_kd_lobes.utils.fingerprints import file_fingerprint, module_fingerprint
 
 
-def rejection_of(path, schema, keep):
+def rejection_of(path, schema, keep=None, max_wrong=None):
     """The threshold, and what it does on validation data.
 
     Arguments
@@ -52,17 +59,26 @@ def rejection_of(path, schema, keep):
         The run's predictions on validation data.
     schema : SlotSchema
         Names of the slots.
-    keep : float
-        Share of the right answers that is kept.
+    keep : float or None
+        Share of the right answers that is kept, 0.98 by default.
+    max_wrong : float or None
+        In place of it, share of the accepted answers that may be wrong.
 
     Returns
     -------
     float
         The threshold.
     dict
-        ``n_valid``, ``kept`` (percent of the right answers), ``wrong`` and
-        ``caught``, the wrong answers and those that are rejected.
+        ``n_valid``, ``accepted``, ``kept`` (percent of the right answers),
+        ``wrong`` and ``caught``, the wrong answers and those that are rejected.
+
+    Raises
+    ------
+    ValueError
+        If both shares are given, or one cannot be.
     """
+    if keep is not None and max_wrong is not None:
+        raise ValueError("give keep or max_wrong: each chooses the threshold")
     rows = read_csv(path)
     probabilities = np.ones(len(rows))
     right = np.ones(len(rows), dtype=bool)
@@ -71,10 +87,15 @@ def rejection_of(path, schema, keep):
         right &= [
             row[f"{name}_true"] == row[f"{name}_predicted"] for row in rows
         ]
-    threshold = rejection_threshold(probabilities, right, keep)
+    if max_wrong is not None:
+        threshold = error_threshold(probabilities, right, max_wrong)
+    else:
+        keep = 0.98 if keep is None else keep
+        threshold = rejection_threshold(probabilities, right, keep)
     accepted = probabilities >= threshold
     return threshold, {
         "n_valid": len(rows),
+        "accepted": int(accepted.sum()),
         "kept": 100 * float(accepted[right].mean()) if right.any() else 0.0,
         "wrong": int((~right).sum()),
         "caught": int((~right & ~accepted).sum()),
@@ -142,7 +163,7 @@ def load_run(run):
     return hparams, text, modules, schema
 
 
-def package_run(run, out, keep=0.98):
+def package_run(run, out, keep=None, foreign_class=False, max_wrong=None):
     """Writes the folder of a finished run; whole or not at all.
 
     Arguments
@@ -151,9 +172,16 @@ def package_run(run, out, keep=0.98):
         Output folder of a finished run.
     out : str or Path
         The folder to be made.
-    keep : float
+    keep : float or None
         Share of the right answers on validation data that the rejection
-        threshold keeps, above 0 and at most 1.
+        threshold keeps, above 0 and at most 1; 0.98 by default.
+    foreign_class : bool
+        Whether the folder gets the Python file that SpeechBrain's
+        ``foreign_class`` runs.
+
+    max_wrong : float or None
+        In place of `keep`: share of the accepted answers on validation data
+        that may be wrong, from 0 to below 1.
 
     Returns
     -------
@@ -171,7 +199,7 @@ def package_run(run, out, keep=0.98):
     hparams, text, modules, schema = load_run(run)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     threshold, rejection = rejection_of(
-        run / "predictions_valid.csv", schema, keep
+        run / "predictions_valid.csv", schema, keep, max_wrong
     )
     encoder = modules["encoder"]
     tree = YAML().load(resolve_references(text).getvalue())
@@ -190,14 +218,17 @@ def package_run(run, out, keep=0.98):
         package_format=PACKAGE_FORMAT,
         sample_rate=rate,
         threshold=threshold,
-        schema=json.dumps(schema.to_dict()),
+        schema=_json_in_yaml(schema.to_dict()),
         encoder=object_yaml("encoder", encoder_node),
         student=object_yaml("student", tree["student"], **student),
         loadables="\n".join(f"        {name}: !ref <{name}>" for name in saved),
         sha256=package_hash(schema, threshold, rate, modules),
     )
-    card = _student_card(hparams, metrics, schema, threshold, rejection)
-    version = metrics["versions"]["slu_kd_lobes"]
+    card = student_card(hparams, metrics, schema, threshold, rejection)
+    files = {"hyperparams.yaml": sealed(hyperparams)}
+    if foreign_class:
+        files["custom_interface.py"] = INTERFACE
+        card = card.replace(USE, f"{USE}\n\n{FOREIGN_CLASS}")
     check_writable(out.parent, 100)
     with whole(out) as part:
         part.mkdir()
@@ -205,14 +236,21 @@ def package_run(run, out, keep=0.98):
             shutil.copytree(copied, part / "encoder")
         for name, module in saved.items():
             save_weights(module, part / f"{name}.ckpt")
-        for name, content in {
-            "hyperparams.yaml": hyperparams,
-            "custom_interface.py": INTERFACE,
-            "requirements.txt": f"slu-kd-lobes=={version}\n",
-            "README.md": card,
-        }.items():
+        files["requirements.txt"] = f"./{write_wheel(part).name}\n"
+        files["README.md"] = card
+        for name, content in files.items():
             write_text(part / name, content)
     return out
+
+
+def _json_in_yaml(content):
+    """JSON that is YAML too: what YAML cannot hold is escaped."""
+    text = json.dumps(content, ensure_ascii=False)
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]",
+        lambda match: f"\\u{ord(match[0]):04x}",
+        text,
+    )
 
 
 def _encoder_node(tree, encoder):
@@ -275,53 +313,6 @@ def save_weights(module, path):
     torch.save(state, buffer)
     with whole(path) as part:
         part.write_bytes(buffer.getvalue())
-
-
-def _student_card(hparams, metrics, schema, threshold, rejection):
-    """The model card of a student, from what the run left."""
-    main, test = metrics["main_test"], metrics["test"]
-    tests = {"valid": metrics["valid"], **metrics["tests"]}
-    teaching = "It was trained on the labels alone."
-    if hparams["teachers"]:
-        teaching = (
-            f"Its {' and its '.join(hparams['teachers'])} (a fine-tuned text "
-            "model on the\ntranscripts) taught it by knowledge distillation."
-        )
-    sizes = metrics["parameters"]
-    return model_card(
-        f"Spoken commands to slots: {metrics['config']}",
-        f"A student of {sizes['trained']:,} trained parameters on an encoder "
-        f"of {sizes['frozen']:,} frozen\nones ({hparams['encoder']}) hears a "
-        f"command and fills {len(schema.names)} slots, without writing it "
-        f"down.\n{teaching}",
-        {
-            "Use": USE,
-            "Slots": markdown_table(
-                ["slot", "values"],
-                [
-                    [name, ", ".join(values)]
-                    for name, values in schema.values.items()
-                ],
-            ),
-            "Results": (
-                f"Trained on {metrics['n_train']:,} utterances, seed "
-                f"{metrics['seed']}, the {hparams['test_epoch']} epoch tested."
-                f"\n\n```\n{results_table(tests)}\n```\n\n"
-                f"Calibration on `{main}`: negative log likelihood "
-                f"{test['nll']:.3f}, expected\ncalibration error "
-                f"{test['ece']:.3f}."
-            ),
-            "Rejection": (
-                "An answer is rejected when the product of its slots' "
-                f"probabilities is below\n{threshold}. On the "
-                f"{rejection['n_valid']:,} validation utterances that keeps "
-                f"{rejection['kept']:.1f} %\nof the right answers and rejects "
-                f"{rejection['caught']} of the {rejection['wrong']} wrong ones."
-            ),
-        },
-        STUDENT_LIMITS,
-        {**metrics["versions"], "commit": metrics["commit"]},
-    )
 
 
 def package_encoder(folder, encoder, facts):

@@ -24,7 +24,8 @@ modules:
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
 {loadables}
-# Of weights, slots, threshold and rate: a changed model is refused.
+# Of weights, slots, threshold and rate; and of all the lines before the last:
+# a changed model is refused.
 sha256: {sha256}
 """
 
@@ -67,7 +68,12 @@ print(model.classify_file("command.wav"))
 ```
 
 On the command line: `slu-kd classify command.wav --model path/to/this/folder`.
-With SpeechBrain's own loader:
+
+It needs Python and what `requirements.txt` names: in this folder, `pip install
+-r requirements.txt`."""
+
+FOREIGN_CLASS = """\
+With SpeechBrain's own loader, which runs `custom_interface.py` of this folder:
 
 ```python
 from speechbrain.inference.interfaces import foreign_class
@@ -78,9 +84,7 @@ model = foreign_class(
     classname="SpokenIntentClassifier",
     overrides={"package_folder": "path/to/this/folder"},
 )
-```
-
-It needs Python and what `requirements.txt` names."""
+```"""
 
 STUDENT_LIMITS = [
     "Commands that mean something else: the nearest known one is answered, or "

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import torch
 
-from slu_kd_lobes.data.audio import check_audio, read_waveform
+from slu_kd_lobes.data.audio import read_command
 from slu_kd_lobes.evaluation.plots import plt
 
 INTRODUCTION = """\
@@ -74,12 +74,11 @@ def build_page(model, examples=()):
         if path is None:
             return "", None
         try:
-            check_audio(path, "the recording")
+            wav = read_command(path, "the recording", model.sample_rate)
         except ValueError as error:
             raise gr.Error(str(error)) from error
-        wav = read_waveform(path, model.sample_rate)
         start = time.perf_counter()
-        answer = model.classify_batch(wav.unsqueeze(0))[0]
+        (answer,) = model.classify_batch(wav)
         milliseconds = 1e3 * (time.perf_counter() - start)
         seconds = len(wav) / model.sample_rate
         verdict = "rejected" if answer["rejected"] else "accepted"

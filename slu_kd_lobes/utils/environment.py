@@ -8,7 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
 
 
 def bundled(name):
@@ -22,14 +23,26 @@ def bundled(name):
     Returns
     -------
     str
-        Its path, whatever the current folder is.
+        Its path, whatever the current folder is. An installed wheel has
+        ``pretrained`` alone.
+
+    Raises
+    ------
+    FileNotFoundError
+        If this installation has no such folder.
 
     Example
     -------
     >>> bundled("hparams").endswith("hparams")
     True
     """
-    return str(ROOT / name)
+    for folder in (ROOT, PACKAGE):
+        if (folder / name).is_dir():
+            return str(folder / name)
+    raise FileNotFoundError(
+        f"{name} comes with a checkout of slu_kd_lobes, and this installation "
+        "has none: clone the project and run it there, or give another folder"
+    )
 
 
 def packaged_minilm():

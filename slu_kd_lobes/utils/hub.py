@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from speechbrain.utils.parameter_transfer import Pretrainer
+
+from slu_kd_lobes.utils.blocks import RefusedModel, load_pretrained_blocks
 
 
 def hub_answers(timeout=3.0):
@@ -106,11 +108,45 @@ nor a hub name that can be reached now (OSError: offline): check the name
     try:
         with no_long_retries(source):
             yield
+    except RefusedModel:
+        raise
     except Exception as error:  # the hub client's errors have no one base
         raise ValueError(
             f"the {kind} '{source}' is neither a folder with a model nor a hub "
             f"name that can be reached now ({reason_of(error)}): {remedy}"
         ) from error
+
+
+def model_folder(source, savedir=None):
+    """The folder of a model; one of the hub is fetched.
+
+    Arguments
+    ---------
+    source : str
+        Folder or hub name.
+    savedir : str, Path or None
+        Where models of the hub are kept, each in a folder of its own; None is
+        the hub's cache.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If there is neither.
+
+    Example
+    -------
+    >>> model_folder(".")
+    '.'
+    """
+    if Path(source).is_dir():
+        return source
+    target = Path(savedir) / source.replace("/", "--") if savedir else None
+    with readable_source("model", source):
+        return snapshot_download(source, local_dir=target)
 
 
 def load_interface(kind, source, interface, interfaces, device="cpu"):
@@ -135,7 +171,8 @@ def load_interface(kind, source, interface, interfaces, device="cpu"):
     Raises
     ------
     ValueError
-        If there is no such class, or the model cannot be had.
+        If there is no such class, the model cannot be had, or it consists of
+        other things than building blocks.
 
     Example
     -------
@@ -151,8 +188,8 @@ def load_interface(kind, source, interface, interfaces, device="cpu"):
         )
     remedy = f"{REMEDY}, or choose another interface than {interface}"
     with readable_source(kind, source, remedy):
-        return interfaces[interface].from_hparams(
-            source, run_opts={"device": device}
+        return load_pretrained_blocks(
+            interfaces[interface], source, run_opts={"device": device}
         )
 
 
