@@ -118,6 +118,29 @@ def test_what_is_said_of_a_table(table):
     assert sorted(said) == ["errors", "unexplained_by_intent"]
 
 
+def test_recordings_that_contradict_their_transcript_are_errors(table):
+    """The teacher says one thing of "a", and one of two rows another."""
+    outputs = torch.full((5, 5), -9.0)
+    said = {"e": (0, 0), "a": (0, 0), "b": (1, 1), "c": (1, 1), "d": (1, 2)}
+    for i, text in enumerate("eabcd"):
+        outputs[i, said[text][0]] = outputs[i, 2 + said[text][1]] = 9.0
+    table.outputs = outputs
+    assert describe(table, TEXTS, TARGETS, SLICES)["errors"] == table.errors
+    targets = TARGETS.clone()
+    targets[3] = torch.tensor([0, 2])
+    errors = describe(table, TEXTS, targets, SLICES)["errors"]
+    assert errors == {"train": 16.6667, "test": 12.5}  # 1 of 6
+    vectors = describe(table, TEXTS, targets, SLICES, are_logits=False)
+    assert vectors["errors"] == table.errors
+
+
+def test_a_table_that_says_one_thing_leaves_nothing_unexplained():
+    outputs, targets = torch.ones(1, 5), torch.tensor([[0, 0]])
+    for control in (IntentMeans(), OneHot()):
+        left = unexplained_variance(outputs, targets, SLICES, control)
+        assert left == 0.0
+
+
 def test_a_control_changes_what_is_taught(small, finished, tmp_path):
     """Same student, other targets: another loss from the first epoch on."""
     losses = {}

@@ -12,6 +12,7 @@ from slu_kd_lobes.data.manifests import (
     Manifests,
     are_prepared,
     as_json,
+    one_sentence,
     raise_if_any,
     read_stamp,
     utterance_id,
@@ -110,6 +111,26 @@ def test_a_transcript_of_two_meanings_counts_as_its_first_row(tmp_path):
     write_manifests(tmp_path, files(train=train), "5f", tests=["test"])
     manifests = Manifests(tmp_path, Path("/corpus"))
     assert manifests.transcripts("train") == {"lamp": [1, 0]}
+
+
+def test_what_reads_text_is_refused_where_there_is_none(tmp_path, manifests):
+    """With what to do; a row without text is none."""
+    manifests.check_transcripts("teacher", "text", "train", "test")
+    silent = {
+        name: HEADER
+        + row("a", "", "bring", "lamp")
+        + row("b", "", "bring", "lamp")
+        for name in ("train", "test")
+    }
+    write_manifests(tmp_path / "o", files(**silent), "5f", tests=TESTS)
+    other = Manifests(tmp_path / "o", Path("/corpus"))
+    assert other.transcripts("train") == {}
+    other.check_transcripts("teacher", "valid", "far_test")
+    with pytest.raises(ValueError) as caught:
+        other.check_transcripts("teacher", *other.splits)
+    message = str(caught.value)
+    assert message.startswith("The teacher reads transcripts, and train, test ")
+    assert "'transcription'" in message and "--teachers=[]" in message
 
 
 def test_fingerprints_are_by_split(tmp_path, manifests):
@@ -252,6 +273,13 @@ def test_a_file_that_is_gone_is_named(manifests):
 
 
 # Names and faults
+
+
+def test_a_sentence_names_as_many_faults_as_asked():
+    faults = [f"row {i} is empty" for i in (2, 5, 9)]
+    two = one_sentence(faults, "mend it", shown=2)
+    assert two == "row 2 is empty; row 5 is empty (and 1 more): mend it."
+    assert "more" not in one_sentence(faults, "mend it", shown=3)
 
 
 def test_ids_of_different_paths_differ():

@@ -248,6 +248,22 @@ def test_any_columns_can_be_slots(corpus):
     assert manifests.schema.sizes == [2]
 
 
+def test_a_path_may_be_absolute(corpus, tmp_path):
+    """If it leads into the data folder, by way of a link or not."""
+    expected = corpus.prepare()
+    before = corpus.written()
+    link = tmp_path / "link"
+    link.symlink_to(corpus.folder)
+    paths = [row["path"] for row in corpus.rows["train"]]
+    for folder in (corpus.folder, link, f"{corpus.folder}/data/.."):
+        for row, path in zip(corpus.rows["train"], paths):
+            row["path"] = f"{folder}/{path}"
+        corpus.write()
+        assert corpus.prepare() == expected
+        after = corpus.written()
+        assert {**after, "prepare.json": before["prepare.json"]} == before
+
+
 def test_a_spreadsheets_byte_order_mark_and_spaces_do_no_harm(corpus):
     corpus.header = HEADER[1:]
     corpus.write()
@@ -396,6 +412,171 @@ def test_shared_speakers_can_be_meant(corpus, log):
     corpus.write()
     corpus.prepare(shared_speakers=True)
     assert "1 speakers of test are also in train, so that its error" in log()
+
+
+def test_the_message_of_shared_speakers_is_what_is_typed(corpus):
+    corpus.add("test", ["anna"])
+    corpus.write()
+    with pytest.raises(ValueError, match="add --shared_speakers=True if"):
+        corpus.prepare()
+
+
+def test_one_speaker_can_be_all(corpus, log):
+    """Somebody's own recordings, in every split."""
+    for rows in corpus.rows.values():
+        for row in rows:
+            row["speakerId"] = "me"
+    corpus.write()
+    with pytest.raises(ValueError, match="row 2: the speaker 'me' is also in"):
+        corpus.prepare()
+    manifests = corpus.prepare(shared_speakers=True)
+    speakers = {
+        r["spk_id"] for s in manifests.splits for r in manifests.read(s)
+    }
+    assert speakers == {"me"}
+    messages = log()
+    for split, other in (("valid", "train"), ("test", "train")):
+        shared = f"1 speakers of {split} are also in {other}, so that its error"
+        assert shared in messages
+
+
+# Without transcripts
+
+
+def without_transcripts(corpus, *splits):
+    """Empties the column of some splits."""
+    for split in splits:
+        for row in corpus.rows[split]:
+            row["transcription"] = " "
+    corpus.write()
+
+
+def test_a_corpus_may_have_no_transcripts(corpus, log):
+    """The column is empty, or it is not there."""
+    full = {s: ids(p) for s, p in corpus.prepare().splits.items()}
+    log()
+    written = []
+    for absent in (False, True):
+        without_transcripts(corpus, "train", "valid", "test")
+        corpus.header = [
+            n for n in HEADER if n != "transcription" or not absent
+        ]
+        corpus.write()
+        manifests = corpus.prepare()
+        assert "There are no transcripts (column 'transcription')" in log()
+        assert {s: ids(p) for s, p in manifests.splits.items()} == full
+        assert {r["transcription"] for r in manifests.read("train")} == {""}
+        assert read_manifest(manifests.folder / "text.csv") == []
+        for split in ("text", "train", "valid", "test"):
+            assert manifests.transcripts(split) == {}
+        written.append(corpus.written())
+        del written[-1]["prepare.json"]
+    assert written[0] == written[1]
+
+
+def test_a_test_set_may_have_no_transcripts(corpus, log):
+    without_transcripts(corpus, "test")
+    manifests = corpus.prepare()
+    assert "in test: what reads text" in log()
+    assert len(manifests.transcripts()) == 4
+    assert manifests.transcripts("test") == {}
+
+
+# Labels
+
+
+def test_labels_in_order_give_no_warning(corpus, log):
+    corpus.prepare()
+    messages = log()
+    for words in ("looks like", "no other", "different labels"):
+        assert words not in messages
+
+
+@pytest.mark.parametrize(
+    "slip, shown, other",
+    [
+        ("beds", "", ""),  # It stands alone.
+        ("light", "'light'", "'lights'"),
+        ("ligths", "'ligths'", "'lights'"),
+        ("Lights", "'Lights'", "'lights'"),
+        ("li\u00adghts", "'li\\xadghts' ('li\\xadghts')", "'lights'"),
+        ("LIGHTS", "'LIGHTS'", "'lights'"),
+    ],
+)
+def test_a_value_that_may_be_a_slip_is_named(corpus, log, slip, shown, other):
+    """With its row, and the value that it looks like with one of its rows."""
+    corpus.set("train", 7, "object", slip)
+    corpus.prepare()
+    messages = log()
+    place = f"{corpus.csv('train')}, row 7: the slot 'object' has the value"
+    if shown:
+        first = f"{corpus.csv('train')}, row 2"
+        assert (
+            f"{place} {shown}, which looks like {other} of {first}" in messages
+        )
+    else:
+        assert f"{place} '{slip}', as no other training row has" in messages
+
+
+def test_slips_of_other_splits_are_named_too(corpus, log):
+    corpus.set("test", 5, "location", "kitchén")
+    corpus.prepare()
+    assert "test_data.csv, row 5: the slot 'location' has the value" in log()
+
+
+def test_values_that_are_written_alike_are_shown_apart(corpus, log):
+    for row, value in ((2, "caf\u00e9"), (3, "cafe\u0301"), (6, "caf\u00e9")):
+        corpus.set("train", row, "location", value)
+    manifests = corpus.prepare()
+    messages = log()
+    assert "row 3: the slot 'location' has the value 'cafe\u0301' (" in messages
+    assert r"('cafe\u0301'), which looks like 'café' ('caf\xe9') of" in messages
+    # It is learnt as it stands.
+    assert "cafe\u0301" in manifests.schema.values["location"]
+
+
+def test_the_whole_training_set_is_looked_at(corpus, log):
+    """A draw has many values once."""
+    corpus.prepare(train_fraction=0.1)
+    assert "as no other training row has" not in log()
+
+
+def test_a_warning_of_many_rows_is_short(corpus, log):
+    for row in range(2, 14):
+        corpus.set("train", row, "object", f"thing {row}")
+    corpus.prepare()
+    (line,) = (x for x in log().splitlines() if "no other training row" in x)
+    assert line.count("the slot 'object'") == 3 and "(and 9 more)" in line
+
+
+def test_labels_that_contradict_each_other_are_counted(corpus, log):
+    """By transcript, in any writing; one is shown with both rows."""
+    corpus.set("train", 6, "transcription", "TURN on, the lights!")
+    corpus.set("train", 6, "location", "kitchen")
+    corpus.set("train", 10, "action", "decrease")
+    corpus.set("test", 3, "object", "volume")
+    corpus.prepare()
+    (line,) = (x for x in log().splitlines() if "different labels" in x)
+    assert "rows have different labels: 2; " in line
+    train = corpus.csv("train")
+    assert (
+        f"{train}, row 10: 'turn on the lights' has the action 'decrease', and "
+        f"'activate' in {train}, row 2" in line
+    )
+
+
+def test_contradictions_do_not_depend_on_the_order_of_rows(corpus):
+    corpus.set("train", 6, "location", "kitchen")
+    corpus.set("train", 10, "action", "decrease")
+    corpus.prepare()
+    before = corpus.written()
+    for rows in corpus.rows.values():
+        rows.reverse()
+    corpus.write()
+    corpus.prepare()
+    after = corpus.written()
+    del before["prepare.json"], after["prepare.json"]
+    assert before == after
 
 
 # Subsets
@@ -898,6 +1079,12 @@ REFUSALS = {
         cell("train", 3, "speakerId", ""),
         *({}, WRONG, [TRAIN_CSV, "row 3", "'speakerId' is empty"]),
     ),
+    "absolute path beside the folder": (
+        lambda corpus: corpus.set(
+            "test", 3, "path", f"{corpus.folder}-2/wavs/x.wav"
+        ),
+        *({}, WRONG, [TEST_CSV, "row 3", "corpus-2/wavs/x.wav", "out of"]),
+    ),
     "path upwards": (
         cell("test", 3, "path", "wavs/../../secret.wav"),
         *({}, WRONG, [TEST_CSV, "row 3", "wavs/../../secret.wav", "out of"]),
@@ -931,6 +1118,10 @@ REFUSALS = {
     "valid row in test": (
         copy_row("valid", "test"),
         *({}, WRONG, [TEST_CSV, "row 6", "valid-000", "valid_data.csv, row 2"]),
+    ),
+    "transcription twice": (
+        rewrite("test", lambda b: b.replace(b",path", b"transcription,path")),
+        *({}, WRONG, [TEST_CSV, "'transcription' twice"]),
     ),
     "two files of one ID": (
         same_name_as_flac,

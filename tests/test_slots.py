@@ -190,7 +190,7 @@ def test_a_saved_schema_is_loaded_with_its_order(schema, tmp_path):
 
 
 def test_values_of_any_script_survive_a_file(tmp_path):
-    schema = SlotSchema({"sprache": ["中文", "français", "한국어"]})
+    schema = SlotSchema({"sprache": ["中文", "français", "한국어", "🇫🇷", "𝄞"]})
     schema.save(tmp_path / "slots.json")
     assert SlotSchema.load(tmp_path / "slots.json") == schema
     assert "中文" in (tmp_path / "slots.json").read_text(encoding="utf-8")

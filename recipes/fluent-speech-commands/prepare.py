@@ -18,7 +18,6 @@ import os
 import re
 import stat
 import sys
-import unicodedata
 from collections import Counter, namedtuple
 from itertools import chain
 from multiprocessing.pool import ThreadPool
@@ -689,23 +688,22 @@ def _report_values(splits, slots):
             if value in known:
                 other = known[value]
                 alike.append(
-                    f"{where} {_shown(value, other)}, which looks like "
-                    f"{_shown(other, value)} of {_place(first[other])}"
+                    f"{where} {_shown(value)}, which looks like "
+                    f"{_shown(other)} of {_place(first[other])}"
                 )
             elif trained[value] == 1:
-                alone.append(f"{where} '{value}', as no other training row has")
+                alone.append(
+                    f"{where} {_shown(value)}, as no other training row has"
+                )
     for doubts in (alike, alone):
         if doubts:
             remedy = "correct it if it is a slip, for it is learnt as it stands"
             logger.warning(one_sentence(doubts, remedy, shown=3))
 
 
-def _shown(value, other):
-    """Writes a value so that it can be told from another."""
-    same = unicodedata.normalize("NFC", value) == unicodedata.normalize(
-        "NFC", other
-    )
-    return ascii(value) if same else repr(value)
+def _shown(value):
+    """Writes a value so that it can be told from all others."""
+    return repr(value) + ("" if value.isascii() else f" ({ascii(value)})")
 
 
 def _report_contradictions(splits):

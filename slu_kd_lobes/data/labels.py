@@ -3,14 +3,17 @@
 import re
 import unicodedata
 
+# Marks without a shape of their own: soft hyphen, zero widths, emoji variants.
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe0e\ufe0f\ufeff]")
+
 
 def look_alike(values):
     """Which values a reader may take for one another.
 
     Values look alike when they differ by capitals, by white space, by hyphens
-    or underscores between letters or by the Unicode form alone; or by one
-    letter of a word of at least four. Numbers are never taken for others, and
-    scripts without capitals have words of too few letters to compare.
+    or underscores between letters or by the Unicode form alone; or when one
+    letter of a word of at least four is another, missing, or behind the next.
+    Digits count, and in scripts without capitals every letter.
 
     Arguments
     ---------
@@ -29,9 +32,10 @@ def look_alike(values):
     """
     first, alike = {}, {}
     for value in values:
-        text = unicodedata.normalize("NFKC", value).casefold()
-        # The composed form of what lower case has changed.
-        text = " ".join(unicodedata.normalize("NFKC", text).split())
+        text = INVISIBLE.sub("", unicodedata.normalize("NFKC", value))
+        # Lower case can undo the composed form.
+        text = unicodedata.normalize("NFKC", text.casefold())
+        text = " ".join(text.split())
         forms = [_joined(text), *_masked(text)]
         known = [first[form] for form in forms if form in first]
         if known:
@@ -47,12 +51,18 @@ def _joined(text):
 
 
 def _masked(text):
-    """Yields forms that two texts share if one letter tells them apart."""
+    """Yields forms that two texts share if one letter tells them apart.
+
+    They have a mark before a letter, in its place, or before two in order.
+    """
     for word in re.finditer(r"[^\W\d_]{4,}", text):
         start, end = word.span()
         if word.group() == word.group().upper():  # a script without capitals
             continue
         for i in range(start, end + 1):
-            yield f"{text[:i]}\0{text[i:]}"  # one letter more
+            yield f"{text[:i]}\0{text[i:]}"
             if i < end:
-                yield f"{text[:i]}\0{text[i + 1 :]}"  # another letter
+                yield f"{text[:i]}\0{text[i + 1 :]}"
+            if i < end - 1:
+                both = "".join(sorted(text[i : i + 2]))
+                yield f"{text[:i]}\1{both}{text[i + 2 :]}"

@@ -9,6 +9,8 @@ The question is that of Cho et al. 2020, section 4.3.4.
 
 import torch
 
+from slu_kd_lobes.evaluation.metrics import intent_errors
+
 
 class ShuffledRows:
     """Every transcript gets the logits of some other transcript.
@@ -145,7 +147,8 @@ def unexplained_variance(outputs, targets, slices, by):
     outputs = outputs.double()
     variance = (outputs - outputs.mean(0)).square().sum()
     left = (outputs - by(outputs, targets, slices)).square().sum()
-    return round(float(100 * left / variance), 4)
+    # A table that says the same of all transcripts leaves nothing to explain.
+    return round(float(100 * left / variance), 4) if variance else 0.0
 
 
 def teaching(table, texts, targets, slices, control=None):
@@ -186,17 +189,23 @@ def describe(table, texts, targets, slices, are_logits=True):
     Returns
     -------
     dict
-        ``errors`` by split, in percent; the variance that is unexplained by
-        the mean over the transcripts of an intent and, of logits, by two
-        numbers, one for true values and one for others, in percent.
+        ``errors`` by split, in percent of the transcripts; where one means
+        several things, that of ``train`` is in percent of the utterances, each
+        against its own labels. The variance that is unexplained by the mean
+        over the transcripts of an intent and, of logits, by two numbers, one
+        for true values and one for others, in percent.
     """
-    outputs, first, _ = table.distinct(texts)
+    outputs, first, which = table.distinct(texts)
     facts = [outputs, targets[first], slices]
     said = {
         "errors": table.errors,
         "unexplained_by_intent": unexplained_variance(*facts, IntentMeans()),
     }
     if are_logits:
+        if not targets[first][which].equal(targets):
+            wrong = intent_errors(outputs[which], targets, slices)
+            train = round(100 * float(wrong.mean()), 4)
+            said["errors"] = {**table.errors, "train": train}
         said["unexplained_by_two_numbers"] = unexplained_variance(
             *facts, OneHot()
         )
