@@ -272,7 +272,7 @@ def test_a_run_of_another_origin_is_refused(data, tmp_path):
     trained(data, tmp_path, stop_at=("TRAIN", 2, 1), made_from=made_from)
     made_from["train data"] = "a0"
     brain, counter = student(tmp_path, made_from=made_from)
-    with pytest.raises(ValueError, match="made from another train data: ch"):
+    with pytest.raises(ValueError, match="made from another train data: gi"):
         brain.fit(
             counter,
             data[0],

@@ -119,7 +119,7 @@ def test_a_checkpoint_of_other_sources_is_refused(tmp_path, change, names):
     """All that differs is named, and the remedy."""
     checkpointer(tmp_path, made_from=MadeFrom(SOURCES)).save_checkpoint()
     again = checkpointer(tmp_path, made_from=MadeFrom({**SOURCES, **change}))
-    message = f"was made from another {names}: choose another --output_folder"
+    message = f"was made from another {names}: give --output_folder="
     with pytest.raises(ValueError, match=message):
         again.recover_if_possible()
 

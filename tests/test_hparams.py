@@ -227,7 +227,7 @@ def test_a_value_of_another_type_is_refused(short, change, words):
     [
         ("lr: 1e-4", "lr", 1e-4),
         ("lr: 1", "lr", 1),
-        ("lr: null", "lr", None),
+        ("half: null", "half", None),
         ("lr: !ref <epochs> / 10", "lr", 2.0),
         ("store: false", "store", False),
         ("seed: 0", "seed", 0),
@@ -340,7 +340,18 @@ WORDS = [
     "Öl",
     "C:\\data",
     "a<b",
-    "",
+    "> a",
+    "😀 $HOME 100% @x `x`",
+    "~ x",
+    "...",
+    "---",
+    "? a",
+    ".nan",
+    "0x1F",
+    "[a] b",
+    "{a: b} c",
+    "{",
+    "a\tb",
 ]
 
 
@@ -404,9 +415,20 @@ def test_what_hyperpyyaml_would_read_as_a_key_is_refused():
     """In a sentence."""
     message = message_of(HPARAMS / "base.yaml", {"output_folder": "<seed>/a"})
     assert message == (
-        "command line: 'output_folder' cannot hold both < and >, as "
-        "'<seed>/a' does: choose another name"
+        "command line: 'output_folder' cannot hold both < and >, or begin "
+        "with ( and end with ), as '<seed>/a' does: choose another name"
     )
+
+
+@pytest.mark.parametrize("word", ["(a)", "(1, 2)", "(My) data (2)", "()"])
+def test_what_hyperpyyaml_would_read_as_a_tuple_is_refused(word):
+    """In a sentence, also where nothing was before; one bracket is text."""
+    for key in ("data_folder", "csv_folder", "config"):
+        message = message_of(HPARAMS / "base.yaml", {key: word})
+        assert f"'{key}' cannot hold both < and >, or begin with (" in message
+    for word in ("(a) b", "b (2)", "(", ")"):
+        hparams, _ = load_hparams(HPARAMS / "base.yaml", {"data_folder": word})
+        assert hparams["corpus"]["data_folder"] == word
 
 
 @pytest.mark.parametrize(

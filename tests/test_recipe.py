@@ -286,7 +286,8 @@ def test_validates_every_so_many_epochs_and_at_the_end(small, tmp_path):
 
 def test_an_interval_below_one_epoch_is_refused(small, tmp_path):
     options = {**small, "output_folder": tmp_path / "r", "valid_every": 0}
-    assert "error: valid_every is 0" in run("baseline", options, fails=True)
+    told = "error: command line: 'valid_every' must be a whole number from 1 to"
+    assert told in run("baseline", options, fails=True)
 
 
 def history_of(folder):

@@ -1,14 +1,14 @@
 """The command line of a run, and whether a folder holds the same run."""
 
 import logging
-import os
-import subprocess
+import shutil
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
 from slu_kd_lobes.training.run_folder import (
@@ -18,6 +18,7 @@ from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
     parse_arguments,
     split_arguments,
+    start_or_resume,
 )
 from slu_kd_lobes.utils.files import write_text
 
@@ -173,7 +174,7 @@ def test_a_run_goes_on_with_its_own_configuration(tmp_path, run_of):
             check_same_run(folder, COMPLETE.replace(old, new))
         assert str(caught.value) == (
             f"{folder} holds a run of another configuration (different: {key})"
-            ": choose another --output_folder, or delete that folder"
+            f": give --output_folder={folder}-2, or delete that folder"
         )
     check_same_run(folder, COMPLETE.replace("num_workers: 0", "num_workers: 3"))
 
@@ -203,7 +204,6 @@ def test_what_shapes_no_number_may_change(run_of):
         ("seed", "1"),
         ("lr", "0.01"),
         ("batch_size", "8"),
-        ("number_of_epochs", "3"),
         ("valid_every", "2"),
         ("train_fraction", "0.1"),
         ("subset_seed", "1"),
@@ -250,8 +250,8 @@ def test_keys_of_another_version_are_refused(run_of):
         with pytest.raises(ValueError) as caught:
             check_same_run(folder, now)
         assert str(caught.value) == (
-            f"{folder} holds a run of another version of this recipe: choose "
-            "another --output_folder, or delete that folder"
+            f"{folder} holds a run of another version of this recipe: give "
+            f"--output_folder={folder}-2, or delete that folder"
         )
 
 
@@ -280,48 +280,105 @@ def test_keys_are_compared_by_what_they_mean():
     assert differing_keys(first, second) == ["b"]
 
 
-def test_a_run_has_a_folder_that_says_what_it_is(tmp_path):
-    """As a program makes it: it can go on in it, and no other can."""
-    script = tmp_path / "start.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from slu_kd_lobes.training.hparams import complete_yaml
-            from slu_kd_lobes.training.run_folder import (
-                one_sentence_errors, parse_arguments, start_or_resume
-            )
+# Going on, and what is taken over
+
+
+class Starts:
+    """Starts a run as a program does; says what it was told."""
+
+    def __init__(self, folder):
+        self.folder = folder / "results" / "run"
+
+    def __call__(self, *words):
+        words = [str(BASE), f"--output_folder={self.folder}", *words]
+        try:
             with one_sentence_errors():
-                path, _, overrides = parse_arguments(sys.argv[2:])
-                start_or_resume(sys.argv[1], complete_yaml(path, overrides))
-            """
+                path, _, overrides = parse_arguments(words)
+                start_or_resume(*load_hparams(path, overrides))
+        except SystemExit as told:
+            return told.code
+        return "started"
+
+    def saved(self):
+        """The configuration in the folder."""
+        text = (self.folder / "hyperparams.yaml").read_text(encoding="utf-8")
+        return settings(text)
+
+    def train(self, epochs, end_of_epoch=True):
+        """Leaves the checkpoint of an epoch."""
+        counter = EpochCounter(99)
+        counter.current = epochs
+        checkpointer = Checkpointer(self.folder / "save", {"counter": counter})
+        checkpointer.save_checkpoint(end_of_epoch=end_of_epoch)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """A folder of a run, and what begins it."""
+    # SpeechBrain replaces the hook at the start of an experiment.
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(tmp_path)
+    return Starts(tmp_path)
+
+
+def test_what_has_trained_nothing_blocks_nothing(start):
+    """A wrong command before the first checkpoint, whatever it said."""
+    assert start("--lr", "0.5", "--slots=[colour]") == "started"
+    assert start.saved()["slots"] == ["colour"]
+    assert start("--kd_schedule=triangular") == "started"
+    assert start.saved()["slots"] == ["action", "object", "location"]
+    assert start.saved()["lr"] == 0.001
+
+
+def test_a_trained_run_is_not_taken_over(start):
+    """A checkpoint, or metrics alone, are worth something."""
+    assert start("--lr=0.5") == "started"
+    start.train(1)
+    for _ in range(2):
+        told = start("--lr=0.4")
+        assert told == (
+            f"error: {start.folder} holds a run of another configuration "
+            f"(different: lr): give --output_folder={start.folder}-2, or "
+            "delete that folder"
         )
+        assert start.saved()["lr"] == 0.5
+        shutil.rmtree(start.folder / "save")
+        (start.folder / "metrics.json").write_text("{}")
+    assert start("--lr=0.5", "--num_workers=2") == "started"
+    assert start.saved()["num_workers"] == 2
+    assert (start.folder / "metrics.json").exists()
+
+
+def test_epochs_can_be_added_and_those_to_come_left_out(start):
+    """Those that are done stay; metrics of another end go."""
+    assert start("--number_of_epochs=20") == "started"
+    start.train(20)
+    for epochs, known in ((20, True), (30, False)):
+        (start.folder / "metrics.json").write_text("{}")
+        assert start(f"--number_of_epochs={epochs}") == "started"
+        assert start.saved()["number_of_epochs"] == epochs
+        assert (start.folder / "metrics.json").exists() == known
+    start.train(26, end_of_epoch=False)
+    assert start("--number_of_epochs=25") == "started"
+    assert start("--number_of_epochs=24") == (
+        f"error: {start.folder} holds a run that has finished 25 epochs, more "
+        "than number_of_epochs (24): give at least 25; or give "
+        f"--output_folder={start.folder}-2, or delete that folder"
     )
-    folder = tmp_path / "results" / "My run #2"
+    told = start("--number_of_epochs=40", "--lr=0.1")
+    assert "(different: number_of_epochs, lr)" in told
 
-    def start(*words):
-        return subprocess.run(
-            [sys.executable, str(script), str(folder), str(BASE), *words],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
 
-    assert start("--lr", "0.5").returncode == 0
-    saved = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
-    assert saved == complete_yaml(BASE, {"lr": "0.5"})
-    assert start("--lr=0.5", "--num_workers=2").returncode == 0
-    saved = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
-    assert settings(saved)["num_workers"] == 2
-    other = start()
-    assert other.returncode == 1
-    last = other.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"error: {folder} holds a run of another config")
-    assert "(different: lr)" in last
-    assert "Traceback" not in other.stderr
-    unknown = start("--bach_size=3")
-    assert "error: command line: there is no key" in unknown.stderr
-    assert (folder / "hyperparams.yaml").read_text(encoding="utf-8") == saved
+def test_epochs_cannot_be_added_to_a_schedule_that_follows_them(start):
+    """Its first epochs would have been others."""
+    triangular = "--kd_schedule=triangular"
+    assert start(triangular) == "started"
+    start.train(20)
+    assert start(triangular, "--number_of_epochs=30") == (
+        f"error: {start.folder} holds a run of 20 epochs, and kd_schedule "
+        "'triangular' would have been another one with 30: give "
+        f"--output_folder={start.folder}-2, or delete that folder"
+    )
 
 
 # Mistakes

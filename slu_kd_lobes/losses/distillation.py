@@ -23,7 +23,8 @@ class Distillation(torch.nn.Module):
     Raises
     ------
     ValueError
-        If `teacher_weights` does not go with the teachers.
+        If `teacher_weights` does not go with the teachers, or one of them is
+        named twice.
 
     Example
     -------
@@ -42,6 +43,10 @@ class Distillation(torch.nn.Module):
     def __init__(self, teachers, distance, teacher_weights):
         super().__init__()
         self.teachers = list(teachers)
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError(
+                f"teachers names one twice: {', '.join(self.teachers)}"
+            )
         self.distance = distance
         self.teacher_weights = teacher_weights
         teacher_weights(self.teachers, torch.tensor(0.0))  # or raises

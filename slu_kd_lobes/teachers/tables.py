@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from speechbrain.utils.distributed import run_on_main
@@ -19,8 +20,8 @@ from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.transcripts import normalise_transcript
 from slu_kd_lobes.evaluation.metrics import intent_errors
+from slu_kd_lobes.teachers.fine_tuning import fine_tune
 from slu_kd_lobes.teachers.text_teacher import TextTeacher
-from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.fingerprints import (
     check_made_from,
@@ -185,26 +186,6 @@ def _checksum(metadata, outputs):
     return fingerprint(text.encode() + outputs.numpy().tobytes())
 
 
-class TeacherBrain(StudentBrain):
-    """Fine-tunes a text model on transcripts."""
-
-    def compute_forward(self, batch, stage):
-        """Returns the logits of the batch's transcripts."""
-        return self.modules.teacher(batch["transcript"])
-
-    def compute_objectives(self, logits, batch, stage):
-        """Returns the slot cross entropy."""
-        targets = batch["targets"].to(self.device)
-        loss = self.hparams.loss(logits, targets, self.hparams.slices)
-        self.log_terms(len(targets), loss=loss)
-        return loss
-
-    def start_epoch(self, epoch):
-        """Sets the learning rate of the epoch."""
-        lr = self.hparams.lr * self.hparams.lr_decay ** (epoch - 1)
-        sb.nnet.schedulers.update_learning_rate(self.optimizer, lr)
-
-
 class TextModel:
     """A text model by name, and the table of what it says.
 
@@ -268,14 +249,18 @@ class TextModel:
         ValueError
             If the model cannot be had, or is not good enough to teach.
         """
+        manifests.check_transcripts(self.name, "train")
         splits = self.transcripts(manifests)
         made_from = self.made_from(manifests.schema, splits)
-        key = fingerprint(made_from)[:12]
-        path = self.folder / f"{self.name}-{key}" / "table.safetensors"
+        path = self._place(made_from) / "table.safetensors"
         run_on_main(
             self._make, [manifests.schema, splits, made_from, path, run_opts]
         )
         return TeacherTable.load(path, made_from)
+
+    def _place(self, made_from):
+        """The folder of what is made from this."""
+        return self.folder / f"{self.name}-{fingerprint(made_from)[:12]}"
 
     def transcripts(self, manifests):
         """Targets by transcript, of each split; ``train`` is what it reads."""
@@ -300,61 +285,59 @@ class TextModel:
             "transcripts": fingerprint(read),
         }
 
-    def fine_tuned(self, schema, transcripts, run_opts):
-        """Fine-tunes the text encoder.
+    def fine_tuned(self, schema, splits, run_opts):
+        """Fine-tunes the text encoder; after a stop it goes on.
 
         Arguments
         ---------
         schema : SlotSchema
-        transcripts : dict
-            Targets by transcript.
+        splits : dict
+            See `transcripts`; ``train`` is learnt.
         run_opts : dict
 
         Returns
         -------
         TextTeacher
         """
-        hparams = {**self.fine_tuning, "slices": schema.slices}
-        seed = hparams.pop("seed")
-        sb.utils.seed.seed_everything(seed)
+        sb.utils.seed.seed_everything(self.fine_tuning["seed"])
         teacher = TextTeacher(
             self.text_encoder,
             schema.num_logits,
             self.pooling,
             max_length=self.max_length,
         )
-        brain = TeacherBrain(
-            {"teacher": teacher},
-            opt_class=hparams["opt_class"],
-            hparams=hparams,
-            run_opts=run_opts,
+        made_from = self.made_from(schema, splits)
+        place = self._place(made_from)
+        fine_tune(
+            teacher,
+            splits["train"],
+            {**self.fine_tuning, "slices": schema.slices},
+            made_from,
+            place.with_name(f"{place.name}.training"),
+            run_opts,
         )
-        brain.distributed_launch = False  # one process trains it for all
-        items = [
-            {"transcript": text, "targets": torch.tensor(targets)}
-            for text, targets in transcripts.items()
-        ]
-        loader = torch.utils.data.DataLoader(
-            items,
-            batch_size=hparams["batch_size"],
-            shuffle=True,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        brain.fit(range(1, hparams["number_of_epochs"] + 1), loader)
         return teacher
 
     def _make(self, schema, splits, made_from, path, run_opts):
-        """Leaves a sound table at the path."""
+        """Leaves a table at the path; one process does it for all."""
         if path.is_file():
-            TeacherTable.load(path, made_from)
             logger.info(f"What the {self.name} says stands in {path}")
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path.parent}.lock"):
+            if not path.is_file():
+                table = self._read(schema, splits, made_from, run_opts)
+                table.save(path)
+                logger.info(f"{len(table.transcripts)} transcripts: {path}")
+
+    def _read(self, schema, splits, made_from, run_opts):
+        """A table of what the model says, after fine-tuning if need be."""
         if self.fine_tuning:
             logger.info(
                 f"There is no {self.name} for this data and these settings "
                 f"yet: training it now on {len(splits['train'])} transcripts"
             )
-            model = self.fine_tuned(schema, splits["train"], run_opts)
+            model = self.fine_tuned(schema, splits, run_opts)
         else:
             model = TextTeacher(
                 self.text_encoder, None, self.pooling, self.max_length
@@ -363,12 +346,13 @@ class TextModel:
         table = TeacherTable(transcripts, read(model, transcripts), made_from)
         if self.fine_tuning:
             self._check(table, splits, schema)
-        table.save(path)
-        logger.info(f"{len(transcripts)} transcripts are in {path}")
+        return table
 
     def _check(self, table, splits, schema):
         """Notes the errors; refuses a model that would teach mistakes."""
         for split, targets in splits.items():
+            if not targets:
+                continue  # a split without transcripts
             wrong = intent_errors(
                 table.look_up(targets),
                 torch.tensor(list(targets.values())),

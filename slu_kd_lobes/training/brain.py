@@ -116,12 +116,13 @@ class StudentBrain(sb.Brain):
         self.seconds = defaultdict(list)
         self.sums = {}
         if self.checkpointer is not None:
+            # Loaded in this order: what refuses a checkpoint comes first.
             self.checkpointer.add_recoverables(
                 {
-                    **modules,
                     **(recoverables or {}),
-                    "history": self.history,
                     "made_from": MadeFrom(made_from or {}),
+                    **modules,
+                    "history": self.history,
                 }
             )
 

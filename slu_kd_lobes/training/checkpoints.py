@@ -7,8 +7,11 @@ speechbrain/utils/checkpoints.py; it is not needed any more when
 """
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
+import torch
 from speechbrain.utils.checkpoints import (
     METAFNAME,
     Checkpointer,
@@ -16,8 +19,9 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import ddp_barrier
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
+from slu_kd_lobes.utils.files import unused_name
 from slu_kd_lobes.utils.fingerprints import check_made_from
 
 UNFINISHED = f"{METAFNAME}.unfinished"
@@ -29,7 +33,8 @@ class WholeCheckpointer(Checkpointer):
     SpeechBrain knows a checkpoint by its meta file and writes that file
     first, so a process that is killed before the others are written leaves
     one that looks complete and cannot be loaded. Here the meta file gets its
-    name last, and what a kill leaves behind is ignored.
+    name last; what a kill leaves behind is ignored, and removed by the next
+    save.
 
     Arguments
     ---------
@@ -66,6 +71,10 @@ class WholeCheckpointer(Checkpointer):
         Checkpoint or None
             None on all processes but the main one.
         """
+        if if_main_process():
+            for folder in self.checkpoints_dir.glob("CKPT+*/"):
+                if not (folder / METAFNAME).is_file():
+                    shutil.rmtree(folder)
         checkpoint = super().save_checkpoint(*args, **kwargs)
         if checkpoint is not None:
             self.name_checkpoint(checkpoint)
@@ -116,8 +125,8 @@ class MadeFrom:
     >>> MadeFrom({"encoder": "5f", "train data": "b1"}).load(path, True)
     Traceback (most recent call last):
     ...
-    ValueError: the checkpoint .../made_from was made from another train data: \
-choose another --output_folder, or delete the checkpoints
+    ValueError: the run in ... was made from another train data: give \
+--output_folder=..., or delete that folder
     """
 
     def __init__(self, made_from):
@@ -151,9 +160,107 @@ choose another --output_folder, or delete the checkpoints
             If one differs.
         """
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        check_made_from(
-            f"the checkpoint {path}",
-            saved,
-            self.made_from,
-            "choose another --output_folder, or delete the checkpoints",
-        )
+        run = Path(path).resolve().parents[2]  # <run>/save/CKPT.../made_from
+        what = f"the run in {run}"
+        check_made_from(what, saved, self.made_from, beside(run))
+
+
+def beside(run):
+    """What to do when a run cannot go on: the words that end a message.
+
+    Arguments
+    ---------
+    run : str or Path
+        Its folder.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> beside("no/such/run")
+    'give --output_folder=no/such/run-2, or delete that folder'
+    """
+    option = shlex.quote(f"--output_folder={unused_name(run)}")
+    return f"give {option}, or delete that folder"
+
+
+@register_checkpoint_hooks
+class RandomState:
+    """Where random numbers go on, for training that no step seeds.
+
+    Arguments
+    ---------
+    generator : torch.Generator
+        One beside those of torch.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "random"
+    >>> state = RandomState(torch.Generator())
+    >>> state.save(path)
+    >>> first = torch.rand(1)
+    >>> state.load(path, True)
+    >>> bool(torch.rand(1) == first)
+    True
+    """
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    @mark_as_saver
+    def save(self, path):
+        """Writes the states.
+
+        Arguments
+        ---------
+        path : str or Path
+            File in the checkpoint.
+        """
+        cuda = torch.cuda.is_available()
+        state = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if cuda else [],
+            "generator": self.generator.get_state(),
+        }
+        torch.save(state, path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Goes on from the states of a checkpoint.
+
+        Arguments
+        ---------
+        path : str or Path
+            File in the checkpoint.
+        end_of_epoch : bool
+            Not used.
+        """
+        state = torch.load(path, weights_only=True)
+        torch.set_rng_state(state["cpu"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        self.generator.set_state(state["generator"])
+
+
+def check_origin(checkpointer, made_from, **recoverables):
+    """Refuses to go on from checkpoints of another origin, before any work.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+        Of the run.
+    made_from : dict
+        Fingerprints of all that shapes it.
+    **recoverables
+        What else refuses a checkpoint of another kind, such as a SlotSchema.
+
+    Raises
+    ------
+    ValueError
+        If the newest checkpoint is of another origin.
+    """
+    recoverables["made_from"] = MadeFrom(made_from)
+    folder = checkpointer.checkpoints_dir
+    Checkpointer(folder, recoverables).recover_if_possible()

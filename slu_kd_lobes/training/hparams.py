@@ -15,7 +15,12 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
+from slu_kd_lobes.training.ranges import check_range
+
 COMMAND_LINE = "command line"
+
+#: Tag of a key whose value is what another key names on a menu.
+CHOICE = "!apply:operator.getitem"
 
 
 def _yaml():
@@ -96,18 +101,24 @@ def typed_value(key, text, default):
         return None
     if not _is_text(default):
         value = _parse(text, f"{COMMAND_LINE}: '{key}'")
-    elif default is None and text.startswith(("[", "{")):
+    elif _may_be_list(key, text, default):
         value = _parse(text, f"{COMMAND_LINE}: '{key}'")
     else:
-        # HyperPyYAML would look for a key of that name.
-        if "<" in text and ">" in text:
+        # HyperPyYAML would look for a key of that name, or make a tuple.
+        if "<" in text and ">" in text or text[:1] + text[-1:] == "()":
             raise ValueError(
-                f"{COMMAND_LINE}: '{key}' cannot hold both < and >, as "
-                f"{text!r} does: choose another name"
+                f"{COMMAND_LINE}: '{key}' cannot hold both < and >, or begin "
+                f"with ( and end with ), as {text!r} does: choose another name"
             )
         value = os.path.expanduser(text) if text.startswith("~") else text
     check_kind(key, value, default, COMMAND_LINE)
     return value
+
+
+def _may_be_list(key, text, default):
+    """Whether a key that holds nothing so far gets a list or a mapping."""
+    brackets = text[:1] + text[-1:] in ("[]", "{}")
+    return default is None and brackets and not key.endswith("_folder")
 
 
 def check_kind(key, value, default, source):
@@ -143,6 +154,9 @@ def check_kind(key, value, default, source):
     elif is_list:
         if not isinstance(value, list):
             wanted = f"a list such as [{value}]"
+        elif default:
+            for number, item in enumerate(value, 1):
+                check_kind(f"{key}, {number}", item, default[0], source)
     elif isinstance(default, CommentedMap) and not isinstance(value, dict):
         first = next(iter(default), "key")
         wanted = f"keys and values such as {{{first}: ...}}"
@@ -155,6 +169,16 @@ def check_kind(key, value, default, source):
         )
 
 
+def _check_ranges(tree, source_of, place=""):
+    """Checks all that has no tag: what a tag gives is not known yet."""
+    for name, value in tree.items():
+        key = f"{place}{name}"
+        if isinstance(value, dict):
+            _check_ranges(value, source_of, f"{key}.")
+        elif not _tag(value) and not isinstance(value, (bool, ScalarBoolean)):
+            check_range(key, value, source_of(key))
+
+
 def _check_keys(keys, base, source):
     for key in keys:
         if key not in base:
@@ -163,14 +187,17 @@ def _check_keys(keys, base, source):
             raise ValueError(f"{source}: there is no key '{key}'; {hint}")
 
 
-def _check_nested(key, value, default, source):
+def _check_nested(key, value, default, source, tree):
     """Checks the keys of a section that is no object's arguments."""
+    if _tag(default) == "!ref" and default.value.strip("<>") in tree:
+        default = tree[default.value.strip("<>")]
     if isinstance(value, CommentedMap) and isinstance(default, CommentedMap):
         if default and not _tag(default):
             _check_keys(value, default, f"{source}: {key}")
         for name, part in value.items():
             if name in default:
-                _check_nested(f"{key}.{name}", part, default[name], source)
+                nested = f"{key}.{name}", part, default[name]
+                _check_nested(*nested, source, tree)
     else:
         check_kind(key, value, default, source)
 
@@ -196,7 +223,7 @@ def _replace(tree, key, value):
 def _check_choices(tree, source):
     """Refuses a choice that is on no menu; see hparams/base.yaml."""
     for value in tree.values():
-        if _tag(value) != "!apply:operator.getitem":
+        if _tag(value) != CHOICE:
             continue
         menu, key = (str(part.value).strip("<>") for part in value)
         if tree[key] not in tree[menu]:
@@ -253,15 +280,19 @@ def complete_yaml(hparams_file, overrides=None):
         tree = _read(base)
         _check_keys(short, tree, path)
         for key, value in short.items():
-            _check_nested(key, value, tree[key], path)
+            _check_nested(key, value, tree[key], path, tree)
             _replace(tree, key, value)
     overrides = overrides or {}
     _check_keys(overrides, tree, COMMAND_LINE)
     for key, text in overrides.items():
         value = typed_value(key, text, tree[key])
-        _check_nested(key, value, tree[key], COMMAND_LINE)
+        _check_nested(key, value, tree[key], COMMAND_LINE, tree)
         _replace(tree, key, value)
     _check_choices(tree, path)
+    _check_ranges(
+        tree,
+        lambda key: COMMAND_LINE if key.split(".")[0] in overrides else path,
+    )
     text = io.StringIO()
     _yaml().dump(tree, text)
     return text.getvalue()

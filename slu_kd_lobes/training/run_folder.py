@@ -14,7 +14,10 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.run_opts import RunOptions
 
-from slu_kd_lobes.training.hparams import settings
+from slu_kd_lobes.training.checkpoints import beside
+from slu_kd_lobes.training.hparams import CHOICE, COMMAND_LINE, settings
+from slu_kd_lobes.training.ranges import check_range
+from slu_kd_lobes.utils.devices import check_device
 from slu_kd_lobes.utils.files import check_writable, write_text
 
 logger = logging.getLogger(__name__)
@@ -99,7 +102,8 @@ def parse_arguments(arguments):
     Raises
     ------
     ValueError
-        If there is no configuration, or a key has no value.
+        If there is no configuration, a key has no value, or an option one
+        that cannot be used.
     """
     own, overrides = split_arguments(arguments, RunOptions().as_dict())
     if "--help" in own or "-h" in own:
@@ -109,7 +113,10 @@ def parse_arguments(arguments):
             "give a configuration first, such as hparams/baseline.yaml"
         )
     _, run_opts, _ = sb.parse_arguments(own)
+    for key, value in run_opts.items():
+        check_range(key, value, COMMAND_LINE)
     device = run_opts.device or infer_device()
+    check_device(device)
     own.append(f"--device={device}")
     if device == "cpu":
         own.append("--distributed_backend=gloo")
@@ -118,17 +125,24 @@ def parse_arguments(arguments):
     return hparams_file, run_opts, overrides
 
 
-def start_or_resume(folder, text, free=()):
+def start_or_resume(hparams, text, free=()):
     """Makes the folder of a run, or goes on in that of the same run.
+
+    A folder in which nothing was trained yet is taken, whatever was tried
+    there. A run goes on to more epochs than it had: to the same numbers as if
+    it had had them from the start. Only the validation of its former last
+    epoch, if `valid_every` leaves that one out, is one more.
 
     Arguments
     ---------
-    folder : str or Path
+    hparams : dict
+        With ``output_folder``, perhaps a ``checkpointer``.
     text : str
         The complete YAML of the run; it is kept as ``hyperparams.yaml``,
         which can itself be run.
     free : iterable of str
-        Keys that may differ although they shape numbers.
+        Keys that may differ although they shape numbers, and that may follow
+        `number_of_epochs` although that grows.
 
     Raises
     ------
@@ -137,13 +151,39 @@ def start_or_resume(folder, text, free=()):
     OSError
         If it cannot be written to.
     """
-    check_same_run(folder, text, free)
+    folder = Path(hparams["output_folder"])
+    metrics, saved = folder / "metrics.json", folder / "hyperparams.yaml"
+    checkpointer = hparams.get("checkpointer")
+    checkpoint = checkpointer and checkpointer.find_checkpoint()
+    if saved.is_file() and (checkpoint or metrics.is_file()):
+        done = trained_epochs(checkpoint) if checkpoint else 0
+        check_same_run(folder, text, free, done)
+        old, new = settings(saved.read_text(encoding="utf-8")), settings(text)
+        ends = "number_of_epochs", "test_epoch"
+        if any(old.get(key) != new.get(key) for key in ends):
+            # The metrics are those of another end.
+            run_on_main(metrics.unlink, kwargs={"missing_ok": True})
     check_writable(folder, megabytes=100)
     sb.create_experiment_directory(str(folder))
-    run_on_main(write_text, [Path(folder) / "hyperparams.yaml", text])
+    run_on_main(write_text, [saved, text])
 
 
-def check_same_run(folder, text, free=()):
+def trained_epochs(checkpoint):
+    """How many epochs were finished before a checkpoint.
+
+    Arguments
+    ---------
+    checkpoint : speechbrain.utils.checkpoints.Checkpoint
+
+    Returns
+    -------
+    int
+    """
+    current = int(checkpoint.paramfiles["counter"].read_text(encoding="utf-8"))
+    return current if checkpoint.meta["end-of-epoch"] else current - 1
+
+
+def check_same_run(folder, text, free=(), done=0):
     """Refuses to go on with a run that another configuration began.
 
     Arguments
@@ -154,27 +194,88 @@ def check_same_run(folder, text, free=()):
         The complete YAML of this run.
     free : iterable of str
         See `start_or_resume`.
+    done : int
+        Epochs that the run has finished.
 
     Raises
     ------
     ValueError
-        If the folder holds the configuration of another run.
+        If a key differs that shapes numbers. More epochs, or fewer of those
+        that are still to come, are no other run unless the numbers of the
+        first epochs follow from how many there are.
     """
     saved = Path(folder) / "hyperparams.yaml"
     if not saved.is_file():
         return
     old, new = settings(saved.read_text(encoding="utf-8")), settings(text)
-    remedy = "choose another --output_folder, or delete that folder"
+    remedy = beside(folder)
     if old.keys() != new.keys():
         raise ValueError(
             f"{folder} holds a run of another version of this recipe: {remedy}"
         )
+    epochs = "number_of_epochs"
     differing = [k for k in differing_keys(old, new) if k not in free]
+    if [epochs] == differing:
+        differing = [k for k in users(new, epochs) if k not in free]
+        differing = [k for k in differing if k != "epoch_counter"]
+        if differing:
+            raise ValueError(
+                f"{folder} holds a run of {old[epochs]} epochs, and "
+                f"{', '.join(differing)} would have been another one with "
+                f"{new[epochs]}: {remedy}"
+            )
+        if new[epochs] < done:
+            raise ValueError(
+                f"{folder} holds a run that has finished {done} epochs, more "
+                f"than {epochs} ({new[epochs]}): give at least {done}; or "
+                f"{remedy}"
+            )
     if differing:
         raise ValueError(
             f"{folder} holds a run of another configuration (different: "
             f"{', '.join(differing)}): {remedy}"
         )
+
+
+def users(values, name):
+    """Keys whose value follows from that of another key, as chosen.
+
+    Arguments
+    ---------
+    values : dict
+        As `slu_kd_lobes.training.hparams.settings` gives them.
+    name : str
+        The other key.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> from slu_kd_lobes.training.hparams import settings
+    >>> text = (
+    ...     "{n: 1, kind: a, kinds: {a: !ref <n>, b: 2}, c: !ref <n>/x, "
+    ...     "one: !apply:operator.getitem [!ref <kinds>, !ref <kind>]}"
+    ... )
+    >>> users(settings(text), "n")
+    ["kind 'a'", 'c']
+    >>> users(settings(text.replace("kind: a", "kind: b")), "n")
+    ['c']
+    """
+    choices = {}
+    for value in values.values():
+        if isinstance(value, list) and value[:1] == [CHOICE]:
+            menu, key = (part[1].strip("<>") for part in value[1])
+            choices[menu] = key
+    found = []
+    for key, value in values.items():
+        if key in choices:
+            choice = values[choices[key]]
+            key, value = f"{choices[key]} '{choice}'", value[choice]
+        if f"<{name}>" in str(value):
+            found.append(key)
+    return found
 
 
 def differing_keys(first, second):

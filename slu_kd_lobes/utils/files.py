@@ -1,13 +1,20 @@
 """Files and folders that are whole or not there; CSV and JSON in them."""
 
 import csv
+import fcntl
+import functools
 import io
+import itertools
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+#: Ends the name of a file that a process locks while it writes another one.
+LOCK = ".lock"
 
 
 @contextmanager
@@ -15,7 +22,9 @@ def whole(path):
     """Gives another name to write to; at the end it takes the place of `path`.
 
     A reader sees all of a file or folder, or what was there before. If
-    anything fails, `path` is as it was and nothing is left beside it.
+    anything fails, `path` is as it was and nothing is left beside it. What a
+    process leaves that is killed meanwhile, the next one to write in the same
+    folder removes.
 
     Arguments
     ---------
@@ -40,18 +49,69 @@ def whole(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent.resolve())
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        if part.is_file():
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+    lock = part.with_name(part.name + LOCK)
+    with open(lock, "w") as held:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield part
+            if part.is_file():
+                with open(part, "rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            _remove(part)
+            lock.unlink(missing_ok=True)
+
+
+@functools.cache  # once in a process is enough
+def remove_leftovers(folder):
+    """Removes what processes left that were killed while they wrote.
+
+    Whoever writes holds a lock, which ends with the process, also on another
+    machine: what is still being written stays.
+
+    Arguments
+    ---------
+    folder : Path
+    """
+    for lock in folder.glob(f".*.part{LOCK}"):
+        with suppress(OSError), open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(lock.with_suffix(""))
+            lock.unlink()
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def unused_name(path):
+    """A name beside one that is taken.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Returns
+    -------
+    Path
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "run-2").mkdir()
+    >>> unused_name(folder / "run").name
+    'run-3'
+    """
+    path = Path(path)
+    names = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(name for name in names if not name.exists())
 
 
 def write_text(path, text):
@@ -83,6 +143,11 @@ def write_json(path, content):
     path : str or Path
     content : dict
 
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite, which JSON does not know.
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "a.json"
@@ -90,7 +155,7 @@ def write_json(path, content):
     >>> json.loads(path.read_text())
     {'n': 1}
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
@@ -161,11 +226,10 @@ def check_writable(folder, megabytes=0):
 needed: free some room or choose another folder
     """
     folder = Path(folder)
-    probe = folder / f".probe.{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"0")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
     except OSError as error:
         raise OSError(
             f"the folder {folder} cannot be written to "

@@ -42,6 +42,7 @@ from slu_kd_lobes.data.alignments import (
 from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.inference.package import object_yaml, package_encoder
 from slu_kd_lobes.training.brain import StudentBrain
+from slu_kd_lobes.training.checkpoints import check_origin
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     finish_run,
@@ -49,7 +50,7 @@ from slu_kd_lobes.training.run_folder import (
     parse_arguments,
     start_or_resume,
 )
-from slu_kd_lobes.utils.fingerprints import file_fingerprint
+from slu_kd_lobes.utils.fingerprints import file_fingerprint, module_fingerprint
 
 logger = get_logger(__name__)
 
@@ -231,9 +232,10 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
-        # A finished run goes on when it is given more epochs.
-        free = ["number_of_epochs", "final_lr"]
-        start_or_resume(hparams["output_folder"], text, free)
+        # A finished run goes on when it is given more epochs, unless those
+        # that are done had other learning rates then.
+        steady = hparams["lr"] == hparams["final_lr"]
+        start_or_resume(hparams, text, ["lr_annealing"] if steady else [])
         run_on_main(
             prepare_speech,
             kwargs={
@@ -248,24 +250,28 @@ def main(arguments):
             },
         )
         datasets = dataio_prep(hparams)
+        sources = {"train data": file_fingerprint(hparams["train_manifest"])}
+        if hparams["start_from"] is not None:
+            sources["start_from"] = module_fingerprint(hparams["encoder"])
+        check_origin(hparams["checkpointer"], sources)
 
     brain = ASRPretraining(
         hparams["modules"],
-        made_from={"train data": file_fingerprint(hparams["train_manifest"])},
+        made_from=sources,
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
         train_logger=hparams["train_logger"],
     )
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=hparams["train_dataloader_opts"],
-        valid_loader_kwargs=hparams["valid_dataloader_opts"],
-    )
     with one_sentence_errors():
+        brain.fit(
+            hparams["epoch_counter"],
+            datasets["train"],
+            datasets["valid"],
+            train_loader_kwargs=hparams["train_dataloader_opts"],
+            valid_loader_kwargs=hparams["valid_dataloader_opts"],
+        )
         run_on_main(export, [hparams, brain, text, arguments])
     finish_run()
 

@@ -40,6 +40,7 @@ from slu_kd_lobes.training.run_folder import (
 def prepare(hparams):
     """Manifests, and what the recogniser heard in each tested set, by name."""
     manifests = prepare_fsc(**hparams["corpus"])
+    manifests.check_transcripts("cascade", *manifests.splits)
     store = TranscriptStore(
         hparams["transcript_folder"],
         hparams["make_recogniser"](),
@@ -58,7 +59,8 @@ def make_reader(hparams, manifests, run_opts):
     if hparams["reader"] == "nearest":
         targets = torch.tensor(list(known.values()))
         return NearestTranscript(list(known), targets, schema.slices)
-    teacher = hparams["text_model"].fine_tuned(schema, known, run_opts)
+    model, splits = hparams["text_model"], {"train": known}
+    teacher = model.fine_tuned(schema, splits, run_opts)
     return lambda texts: read(teacher, texts)
 
 
@@ -68,7 +70,7 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
-        start_or_resume(hparams["output_folder"], text)
+        start_or_resume(hparams, text)
         manifests, heard = prepare(hparams)
         reader = make_reader(hparams, manifests, run_opts)
     seconds = {"train": round(time.perf_counter() - start, 3)}

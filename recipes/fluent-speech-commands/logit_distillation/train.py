@@ -36,6 +36,7 @@ from slu_kd_lobes.evaluation.metrics import intent_errors, slot_metrics
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.teachers.controls import describe, teaching
 from slu_kd_lobes.training.brain import StudentBrain
+from slu_kd_lobes.training.checkpoints import check_origin
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     finish_run,
@@ -152,11 +153,6 @@ def chosen_text_models(hparams):
 
 def prepare(hparams, device):
     """Corpus -> manifests, text models, and the features' maker."""
-    if hparams["valid_every"] < 1 or hparams["valid_every"] % 1:
-        raise ValueError(
-            f"valid_every is {hparams['valid_every']}: give a whole number of "
-            "epochs from 1"
-        )
     text_models = chosen_text_models(hparams)
     manifests = run_on_main(prepare_fsc, kwargs=hparams["corpus"])
     encoder = hparams["make_encoder"]()
@@ -164,12 +160,16 @@ def prepare(hparams, device):
     return manifests, text_models, features
 
 
-def made_from(manifests, features, tables):
+def made_from(manifests, features, text_models):
     """Fingerprints of all that a student is made from, besides the YAML."""
+    schema = manifests.schema
     return {
         "train data": manifests.fingerprint("train"),
         "encoder": module_fingerprint(features.encoder),
-        "tables": {name: table.made_from for name, table in tables.items()},
+        "tables": {
+            name: model.made_from(schema, model.transcripts(manifests))
+            for name, model in text_models.items()
+        },
     }
 
 
@@ -205,11 +205,14 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
-        start_or_resume(hparams["output_folder"], text)
+        start_or_resume(hparams, text)
         with timed("prepare"):
             manifests, text_models, features = prepare(
                 hparams, run_opts["device"]
             )
+            sources = made_from(manifests, features, text_models)
+            slots = {"slots": manifests.schema}
+            check_origin(hparams["checkpointer"], sources, **slots)
         with timed("teacher"):
             tables = {
                 name: model.table(manifests, run_opts)
@@ -222,8 +225,8 @@ def main(arguments):
     sb.utils.seed.seed_everything(hparams["seed"])
     brain = SLUBrain(
         modules=make_modules(hparams, manifests.schema, features, tables),
-        made_from=made_from(manifests, features, tables),
-        recoverables={"slots": manifests.schema},
+        made_from=sources,
+        recoverables=slots,
         train_logger=hparams["train_logger"],
         tensorboard_folder=hparams["tensorboard_folder"],
         opt_class=hparams["opt_class"],
@@ -234,7 +237,7 @@ def main(arguments):
     brain.features, brain.slices = features, manifests.schema.slices
     size, workers = hparams["batch_size"], features.loader_workers
     train, valid = datasets["train"], datasets["valid"]
-    with timed("train"):
+    with one_sentence_errors(), timed("train"):
         brain.fit(
             hparams["epoch_counter"],
             train,
