@@ -1,0 +1,189 @@
+"""Speech transformers that train, and tell how much attention a frame gets.
+
+Source: Ni et al. 2023, "Adaptive Knowledge Distillation between Text and
+Speech Pre-trained Models" (PAD), whose student is a wav2vec 2.0.
+"""
+
+import contextlib
+
+import torch
+import transformers
+from torch.nn.functional import dropout, gelu, pad
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
+
+from slu_kd_lobes.losses.alignment import Units
+from slu_kd_lobes.losses.priors import received_attention
+from slu_kd_lobes.utils.hub import readable_source
+
+#: So that the weights of every layer are there, as they are for every frame.
+SETTINGS = {
+    "attention_dropout": 0.0,
+    "layerdrop": 0.0,
+    "encoder_layerdrop": 0.0,
+    "mask_time_prob": 0.0,
+    "mask_feature_prob": 0.0,
+}
+
+
+class AttentiveEncoder(torch.nn.Module):
+    """wav2vec 2.0, HuBERT, WavLM or Whisper, whose transformer layers train.
+
+    What turns audio into the first frames stays as it is, and reads each
+    utterance alone: the normalisation over time of some models would let the
+    padding in.
+
+    Arguments
+    ---------
+    source : str
+        Folder or hub name.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be had, or is of another kind.
+    """
+
+    sample_rate = 16000
+    #: Shorter audio is filled up with silence to this many samples.
+    min_samples = 1600
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+        with readable_source("speech encoder", source):
+            config = AutoConfig.from_pretrained(source)
+            self.extractor = AutoFeatureExtractor.from_pretrained(source)
+            self.settings = {
+                key: getattr(config, key)
+                for key in SETTINGS
+                if hasattr(config, key)
+            }
+            for key in self.settings:
+                setattr(config, key, SETTINGS[key])
+            kind = getattr(transformers, config.architectures[0])
+            self.model = kind.from_pretrained(
+                source, config=config, attn_implementation="eager"
+            ).float()
+        self.is_whisper = config.model_type == "whisper"
+        self.base = self.model.base_model
+        if not self.is_whisper and not hasattr(self.base, "feature_extractor"):
+            raise ValueError(
+                f"the speech encoder '{source}' is a {config.model_type}: "
+                "choose a wav2vec 2.0, HuBERT, WavLM or Whisper"
+            )
+        self.model.requires_grad_(False)
+        for part in self._trained():
+            part.requires_grad_(True)
+        self.feature_size = config.hidden_size
+        self._received, self._mask = [], None
+        for layer in self.base.encoder.layers:
+            attention = layer.self_attn if self.is_whisper else layer.attention
+            attention.register_forward_hook(self._keep_received)
+
+    def _trained(self):
+        encoder = self.base.encoder
+        if self.is_whisper:
+            return [encoder.layers, encoder.layer_norm]
+        return [self.base.feature_projection, encoder]
+
+    def _keep_received(self, module, arguments, output):
+        """Reduces the weights of a layer before the next one makes its own."""
+        if output[1] is None:
+            raise ValueError(
+                f"{type(module).__name__} gives no attention weights, which "
+                "say how significant a frame is: choose another model"
+            )
+        self._received.append(received_attention(output[1], self._mask))
+
+    def forward(self, wavs, wav_lens=None):
+        """Returns the frames, and how much they count.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [batch, samples], 16 kHz.
+        wav_lens : torch.Tensor or None
+            Relative lengths, [batch].
+
+        Returns
+        -------
+        Units
+            [batch, frames, feature_size].
+        """
+        if wav_lens is None:
+            wav_lens = torch.ones(len(wavs))
+        samples = (wav_lens * wavs.shape[1]).round().long().tolist()
+        first = [
+            self.first_frames(pad(wav[:n], (0, max(0, self.min_samples - n))))
+            for wav, n in zip(wavs, samples)
+        ]
+        lengths = torch.tensor([len(x) for x in first], device=wavs.device)
+        frames = pad_sequence(first, batch_first=True)
+        order = torch.arange(frames.shape[1], device=wavs.device)
+        self._received, self._mask = [], order < lengths.unsqueeze(-1)
+        if self.is_whisper:
+            frames = self._whisper(frames, self._mask)
+        else:
+            frames = self.base.feature_projection(frames)
+            if isinstance(frames, tuple):  # with what it normalised
+                frames = frames[0]
+            frames = self.base.encoder(
+                frames, attention_mask=self._mask
+            ).last_hidden_state
+        return Units(frames, self._mask, torch.stack(self._received).mean(0))
+
+    @torch.no_grad()
+    def first_frames(self, wav):
+        """What enters the transformer, of one utterance.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            [samples].
+
+        Returns
+        -------
+        torch.Tensor
+            [frames, channels].
+        """
+        options = {"padding": False} if self.is_whisper else {}
+        inputs = self.extractor(
+            wav.cpu().numpy(),
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            **options,
+        )
+        x = inputs[self.extractor.model_input_names[0]].to(wav.device)
+        if not self.is_whisper:
+            return self.base.feature_extractor(x)[0].T
+        encoder = self.base.encoder
+        x = gelu(encoder.conv2(gelu(encoder.conv1(x))))[0].T
+        return x + encoder.embed_positions.weight[: len(x)]
+
+    def _whisper(self, frames, mask):
+        """Whisper's transformer over as many frames as there are."""
+        encoder = self.base.encoder
+        frames = dropout(frames, encoder.dropout, self.training)
+        lowest = torch.finfo(frames.dtype).min
+        hidden = torch.zeros_like(mask, dtype=frames.dtype)
+        hidden = hidden.masked_fill(~mask, lowest).unsqueeze(1).unsqueeze(1)
+        for layer in encoder.layers:
+            frames = layer(frames, hidden)
+        return encoder.layer_norm(frames)
+
+    def save_pretrained(self, folder):
+        """Writes the model in the layout of its source, for anyone to load.
+
+        Arguments
+        ---------
+        folder : str or Path
+        """
+        for key, value in self.settings.items():
+            setattr(self.model.config, key, value)
+        self.model.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        with contextlib.suppress(Exception):  # not every model writes text
+            AutoTokenizer.from_pretrained(self.source).save_pretrained(folder)
+        for key in self.settings:
+            setattr(self.model.config, key, SETTINGS[key])
