@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -433,7 +432,23 @@ def test_the_package_says_where_the_command_is():
     [
         (("reference: no KD", "reference: none"), "'none' is not a system"),
         (("conditions:", "condition:"), "did you mean 'conditions'"),
-        (("seeds: [1, 2]", "seeds: []"), "'seeds' is missing or empty"),
+        (("seeds: [1, 2]", "seeds: []"), "'seeds' is []: give a list such"),
+        (("seeds: [1, 2]", "seeds: 1"), "'seeds' is 1: give a list such as"),
+        (("seeds: [1, 2]\n", ""), "'seeds' is missing or empty"),
+        (
+            ("breakdown:", "tests: utt_test\nbreakdown:"),
+            "'tests' is 'utt_test': give",
+        ),
+        (("breakdown: True", "breakdown: 7"), "'breakdown' is 7: give True"),
+        (("half: {", "0.5: {"), "the name 0.5 is no text: put it in quotes"),
+        (("KL, T 2:", "2024:"), "the name 2024 is no text: put it in quotes"),
+        (("draws: 2", "draws: 0"), "'half': 'draws' is 0: give a whole"),
+        (("draws: 2", "draws: two"), "'draws' is 'two': give a whole number"),
+        (("draws: 2", "held_out: some"), "'held_out' is 'some': give a share"),
+        (("{split: test, levels", "{levels"), "'whole': noise has no split"),
+        (("{whole: 1.25}", "1.25"), "'paper' is 1.25: give keys and values"),
+        (("half: {train", "half: [train"), "not valid YAML"),
+        (("elsewhere: {csv_folder: no_such_splits}", "half: 3"), "'key: value"),
         (("config: hparams/baseline.yaml, ", ""), "'no KD' has no config"),
         (("KL, T 2:", "KL, T 3:"), "no such name; did you mean 'KL, T 2'?"),
         (
@@ -478,14 +493,14 @@ def test_two_matrices_of_one_name_are_refused(tmp_path):
 
 
 def test_a_test_set_that_no_run_has_is_refused(tmp_path):
-    manifests = SimpleNamespace(splits={"train": "", "valid": "", "a_test": ""})
+    sets = {"train", "valid", "a_test"}
     matrix = read_matrix(write_matrix(tmp_path))
     matrix.tests = ["valid", "a_test"]
-    check_tests(matrix, [manifests])
+    check_tests(matrix, sets)
     matrix.tests = ["valid", "train"]
     said = "no condition has a set 'train'; there are a_test, valid"
     with pytest.raises(ValueError, match=said):
-        check_tests(matrix, [manifests])
+        check_tests(matrix, sets)
 
 
 def test_bad_input_is_one_sentence(small, tmp_path):

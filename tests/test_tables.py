@@ -163,6 +163,47 @@ def test_a_run_that_left_nothing_is_counted(tmp_path):
     assert cells_of(text, "b")["error %"] == "failed"
 
 
+def test_the_reference_leads_and_no_other_stands_for_it(tmp_path):
+    """Though it is declared last, and another's name begins with its name."""
+    runs = RUNS.replace("hand,a,", "hand,KL,")
+    runs = runs.replace("hand,b,", 'hand,"KL 0.5 | T, 2",')
+    results = write_files(tmp_path, runs=runs)
+    text = MATRIX.split("systems:")[0].replace("ence: a", "ence: KL")
+    (tmp_path / "hand.yaml").write_text(
+        text + "systems:\n  KL 0.5 | T, 2: {config: hparams/baseline.yaml}\n"
+        "  KL: {config: hparams/baseline.yaml}\n"
+    )
+    lines = table_of(tmp_path, results).splitlines()
+    first, second = (line for line in lines if line.startswith("| [KL"))
+    assert first.startswith("| [KL](") and "-12.50" not in first
+    assert second.startswith(r"| [KL 0.5 \| T, 2](") and "-12.50" in second
+    assert second.count("|") == first.count("|") + 1  # the one in the name
+
+
+def test_test_sets_that_are_not_there_are_said(tmp_path):
+    """None of a matrix is one sentence; none of a condition is in the page."""
+    results = write_files(tmp_path)
+    path = tmp_path / "hand.yaml"
+    path.write_text(MATRIX.replace("tests: [test]", "tests: [valid, tset]"))
+    with pytest.raises(ValueError, match="hand.yaml: tests: no .* 'tset'; the"):
+        table_of(tmp_path, results)
+    text = MATRIX.replace("{all: {}}", "{all: {}, more: {}, never: {}}")
+    path.write_text(text.replace("tests: [test]", "tests: [far_test]"))
+    more = RUNS.replace(",test,", ",far_test,").replace(",all,", ",more,")
+    more = more.replace("run-", "far-").splitlines(True)[1:]
+    items = ITEMS.replace(",test,", ",far_test,").replace("run-", "far-")
+    (tmp_path / "two").mkdir()
+    results = write_files(
+        tmp_path / "two",
+        runs=RUNS + "".join(more),
+        items=ITEMS + "".join(items.splitlines(True)[1:]),
+    )
+    page = table_of(tmp_path, results)
+    assert "## more: `far_test`" in page
+    assert "## all\n\nThe corpus has no set far_test.\n" in page
+    assert "## never\n\nThe corpus lacks it.\n" in page
+
+
 @pytest.fixture
 def drawn(tmp_path):
     """Five draws of two systems with errors at random, as tidy files."""

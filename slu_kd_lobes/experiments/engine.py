@@ -213,5 +213,6 @@ def plan_all(matrices, options, overrides, scripts, folder):
     left = iter(run_plans(every, scripts, folder, made))
     jobs = {name: list(islice(left, len(part))) for name, part in runs.items()}
     for matrix in matrices:
-        check_tests(matrix, [job.manifests for job in jobs[matrix.name]])
+        manifests = [job.manifests for job in jobs[matrix.name]]
+        check_tests(matrix, {name for m in manifests for name in m.splits})
     return jobs, runs

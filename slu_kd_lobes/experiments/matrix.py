@@ -27,9 +27,10 @@ would stand on the command line: text is given as it is.
 
 import difflib
 import logging
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
@@ -41,8 +42,26 @@ logger = logging.getLogger(__name__)
 SYSTEMS_FILE = "systems.yaml"
 
 #: What defines a system, and what a matrix says of it.
-DEFINITION = ("config", "overrides", "script")
-PLACE = ("conditions", "paper")
+DEFINITION = {"config": str, "overrides": dict, "script": str}
+PLACE = {"conditions": list, "paper": dict}
+
+#: What describes the corpus of a condition; its other keys are overrides.
+CONDITION = {
+    "draws": int,
+    "seeds": list,
+    "noise": dict,
+    "held_out": float,
+    "csv_folder": str,
+}
+NOISE = {"levels": list, "split": str}
+KINDS = {
+    str: "text (in quotes)",
+    dict: "keys and values",
+    list: "a list such as [a, b]",
+    bool: "True or False",
+    int: "a whole number from 1",
+    float: "a share such as 0.2",
+}
 
 
 @dataclass(frozen=True)
@@ -91,32 +110,32 @@ class Matrix:
     reference : str
         The system that the others are tested against.
     seeds : list of int
+    name : str
+        Of the file.
     overrides : dict
         Of every run.
     variables : dict
         Texts that stand for ``<name>`` in overrides, and can be replaced.
-    tests : list or None
-        The test sets that are shown, or ``valid``, to choose on; None shows
+    tests : list
+        The test sets that are shown, or ``valid``, to choose on; without any,
         all test sets.
     breakdown : bool
         Whether errors are shown by slot, speaker and length as well.
     about : str
         What the reader should know.
-    name : str
-        Of the file.
     """
 
     title: str
-    systems: dict
+    systems: dict | list
     conditions: dict
     reference: str
     seeds: list
-    overrides: dict
-    variables: dict
-    tests: list
-    breakdown: bool
-    about: str
     name: str
+    overrides: dict = field(default_factory=dict)
+    variables: dict = field(default_factory=dict)
+    tests: list = field(default_factory=list)
+    breakdown: bool = False
+    about: str = ""
 
 
 def typed(value):
@@ -144,14 +163,31 @@ def typed(value):
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _check_keys(content, known, source):
+def _check(content, known, source, others=False):
+    """Refuses keys that are unknown, and values of another kind."""
     if not isinstance(content, dict):
         raise ValueError(f"{source} must consist of 'key: value'")
-    for key in content:
+    for key, value in content.items():
         if key not in known:
+            if others:
+                continue
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else ", ".join(known)
             raise ValueError(f"{source}: there is no key '{key}'; {hint}")
+        kinds = get_args(known[key]) or (known[key],)
+        fits = isinstance(value, kinds) and value != []
+        if not fits or (kinds == (int,) and value < 1):
+            wanted = " or ".join(KINDS[kind] for kind in kinds)
+            raise ValueError(f"{source}: '{key}' is {value!r}: give {wanted}")
+
+
+def _check_names(names, source):
+    """Refuses what YAML does not read as text: it would be another name."""
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{source}: the name {name!r} is no text: put it in quotes"
+            )
 
 
 def _read_yaml(path):
@@ -186,8 +222,9 @@ def read_systems(folder):
     systems = _read_yaml(path) or {}
     if not isinstance(systems, dict):
         raise ValueError(f"{path} must consist of 'name: definition'")
+    _check_names(systems, path)
     for name, facts in systems.items():
-        _check_keys(facts, DEFINITION, f"{path}: system '{name}'")
+        _check(facts, DEFINITION, f"{path}: system '{name}'")
         if "config" not in facts:
             raise ValueError(f"{path}: system '{name}' has no config")
     return systems
@@ -197,7 +234,7 @@ def _defined(name, facts, systems, path):
     """A system of a matrix, with its definition from wherever it stands."""
     source = f"{path}: system '{name}'"
     facts = {} if facts is None else facts
-    _check_keys(facts, (*DEFINITION, *PLACE), source)
+    _check(facts, {**DEFINITION, **PLACE}, source)
     defining = [key for key in DEFINITION if key in facts]
     if name in systems:
         if defining:
@@ -251,22 +288,25 @@ def read_matrix(path):
     if not path.is_file():
         raise FileNotFoundError(f"there is no matrix of runs {path}")
     content = _read_yaml(path)
-    defaults = {
-        "overrides": {},
-        "variables": {},
-        "tests": None,
-        "breakdown": False,
-        "about": "",
-        "name": path.stem,
-    }
-    required = ("title", "systems", "conditions", "reference", "seeds")
-    _check_keys(content, (*required, *list(defaults)[:-1]), path)
-    for key in required:
-        if not content.get(key):
-            raise ValueError(f"{path}: the key '{key}' is missing or empty")
-    matrix = Matrix(**{**defaults, **content})
+    keys = {key.name: key for key in fields(Matrix) if key.name != "name"}
+    _check(content, {name: key.type for name, key in keys.items()}, path)
+    for name, key in keys.items():
+        optional = (key.default, key.default_factory) != (MISSING, MISSING)
+        if not (optional or content.get(name)):
+            raise ValueError(f"{path}: the key '{name}' is missing or empty")
+    matrix = Matrix(**content, name=path.stem)
+    for names in (matrix.systems, matrix.conditions, matrix.tests):
+        _check_names(names, path)
     if isinstance(matrix.systems, list):
         matrix.systems = dict.fromkeys(matrix.systems)
+    for name, facts in matrix.conditions.items():
+        source = f"{path}: condition '{name}'"
+        matrix.conditions[name] = facts = facts or {}
+        _check(facts, CONDITION, source, others=True)
+        if "noise" in facts:
+            _check(facts["noise"], NOISE, source)
+            for key in NOISE.keys() - facts["noise"].keys():
+                raise ValueError(f"{source}: noise has no {key}")
     systems = read_systems(path.parent)
     for name, facts in matrix.systems.items():
         matrix.systems[name] = facts = _defined(name, facts, systems, path)
@@ -278,9 +318,6 @@ def read_matrix(path):
                         f"condition '{condition}'; there are "
                         f"{', '.join(matrix.conditions)}"
                     )
-    for name, condition in matrix.conditions.items():
-        noise = condition.get("noise", {})
-        _check_keys(noise, ("levels", "split"), f"{path}: noise of '{name}'")
     if matrix.reference not in matrix.systems:
         raise ValueError(
             f"{path}: the reference '{matrix.reference}' is not a system; "
@@ -395,23 +432,22 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     return corpora
 
 
-def check_tests(matrix, manifests):
+def check_tests(matrix, sets):
     """Refuses a test set that no run of a matrix has.
 
     Arguments
     ---------
     matrix : Matrix
-    manifests : list of slu_kd_lobes.data.manifests.Manifests
-        Of its runs.
+    sets : set of str
+        Of its runs; empty where none is there.
 
     Raises
     ------
     ValueError
-        If one of `matrix.tests` is in none of them.
+        If one of `matrix.tests` is not among them.
     """
-    sets = sorted({split for each in manifests for split in each.splits})
-    sets = [split for split in sets if split != "train"]
-    for name in matrix.tests or []:
+    sets = sorted(sets - {"train"})
+    for name in matrix.tests:
         if sets and name not in sets:
             raise ValueError(
                 f"{matrix.name}.yaml: tests: no condition has a set '{name}'; "

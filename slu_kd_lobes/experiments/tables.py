@@ -2,7 +2,6 @@
 
 import os
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from slu_kd_lobes.experiments.comparisons import (
     shares,
     summarise,
 )
+from slu_kd_lobes.experiments.matrix import check_tests
 from slu_kd_lobes.experiments.records import read_records
 from slu_kd_lobes.utils.environment import ROOT
 from slu_kd_lobes.utils.files import write_text
@@ -98,6 +98,9 @@ def make_tables(matrices, folder):
         Text by path.
     """
     records = read_records(folder)
+    for matrix in matrices:
+        rows = [row for row in records.runs if row["matrix"] == matrix.name]
+        check_tests(matrix, {row["test_set"] for row in rows} - {""})
     tables = Path(folder) / "tables"
     return {
         tables / f"{matrix.name}.md": page(matrix, records, tables)
@@ -167,42 +170,27 @@ def _made_with(records, results):
     )
 
 
-def shown_sets(matrix, results):
-    """Test sets of a condition that the matrix shows, the main one first.
-
-    Arguments
-    ---------
-    matrix : Matrix
-    results : list of Result
-        Of the condition.
-
-    Returns
-    -------
-    list of str
-    """
-    scores = next((result.scores for result in results if result.scores), {})
-    tests = [name for name in scores if name != "valid"]
-    return [name for name in scores if name in (matrix.tests or tests)]
-
-
 def _condition(matrix, condition, systems, records, folder):
     """Tables of a condition, one a test set, in lines."""
     results = [result for runs in systems.values() for result in runs]
-    test_sets = shown_sets(matrix, results)
+    tested = next((r.scores for r in results if r.scores), {})
+    tests = [name for name in tested if name != "valid"]  # the main one first
+    test_sets = [name for name in tested if name in (matrix.tests or tests)]
     if not test_sets:
         reason = "No run is finished." if results else "The corpus lacks it."
+        if tested:
+            reason = f"The corpus has no set {' or '.join(matrix.tests)}."
         return [f"## {condition}", "", reason, ""]
     sizes = sorted({result.n_train for result in results if result.scores})
     ends = sizes if len(sizes) < 3 else (sizes[0], sizes[-1])
     training = " to ".join(f"{size:,}" for size in ends)
-    main_test = shown_sets(replace(matrix, tests=None), results)[0]
     lines = []
     for test_set in test_sets:
         rows = results_rows(matrix, systems, test_set, records)
         for row in rows:
             facts = matrix.systems[row["system"]]
             row["system"] = _linked(row["system"], facts, folder)
-            if test_set == main_test:
+            if test_set == tests[0]:
                 row["paper"] = facts.get("paper", {}).get(condition, "")
         items = next(row["items"] for row in rows if "items" in row)
         lines += [
@@ -307,7 +295,7 @@ def _table(rows, columns=None):
     lines = ["| " + " | ".join(names) + " |"]
     lines.append("|---" + "|---:" * (len(names) - 1) + "|")
     for row in rows:
-        cells = [str(row.get(name, "")) for name in names]
+        cells = [str(row.get(n, "")).replace("|", r"\|") for n in names]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
