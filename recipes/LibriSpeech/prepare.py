@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
 from slu_kd_lobes.data.alignments import pack_alignment, phone_name, word_name
+from slu_kd_lobes.data.audio import read_header
 from slu_kd_lobes.data.manifests import (
     are_prepared,
     raise_if_any,
@@ -335,13 +335,9 @@ def manifest_row(data_folder, utterance):
     """
     path = data_folder / utterance.audio
     try:
-        duration = audio_io.info(str(path)).duration
-    except Exception as error:
-        # libsndfile raises several kinds; all mean the same here.
-        reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
-        return f"the audio {path} cannot be read ({reason})"
-    if duration == 0:
-        return f"the audio {path} has no samples"
+        duration = read_header(path).duration
+    except ValueError as fault:
+        return f"the audio {path} {fault}"
     said = utterance.duration
     if said is not None and abs(said - duration) > SLACK:
         return (

@@ -21,7 +21,8 @@ from speechbrain.utils.data_utils import batch_pad_right
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.data.audio import REMEDY, read_waveform
+from slu_kd_lobes.data.manifests import raise_if_any
 from slu_kd_lobes.utils.files import check_writable, whole, write_text
 from slu_kd_lobes.utils.fingerprints import (
     check_made_from,
@@ -240,6 +241,11 @@ class FeatureStore:
         durations : list or None
             Their lengths in seconds, to batch files of similar length; None
             takes them as they come.
+
+        Raises
+        ------
+        ValueError
+            If a file cannot be used; nothing is stored.
         """
         if self._shards is None:
             self._shards = self._open_shards()
@@ -341,14 +347,18 @@ class FeatureStore:
             collate_fn=_collate,
             num_workers=self.num_workers,
         )
-        items, files, frames = {}, {}, 0
+        items, files, frames, faults = {}, {}, 0, []
         digest = hashlib.sha256()
         progress = tqdm(
             total=len(wavs), desc="Encoder features", unit="utterance"
         )
         path = self.folder / f"{name}.bin"
         with whole(path) as part, open(part, "wb") as out, progress:
-            for paths, stats, hashes, (sig, lens) in loader:
+            for found, batch in loader:
+                faults += found
+                if faults:  # the other files are only looked at
+                    continue
+                paths, stats, hashes, (sig, lens) = batch
                 features, lengths = self.encoder(
                     sig.to(self.device), lens.to(self.device)
                 )
@@ -365,6 +375,7 @@ class FeatureStore:
                     files[paths[i]] = (*stats[i], hashes[i])
                     frames += length
                 progress.update(len(paths))
+            raise_if_any(faults, REMEDY)
         digest.update(_index_bytes(items, files))
         shard = {
             "made_from": self.made_from,
@@ -413,13 +424,21 @@ class _AudioFiles(torch.utils.data.Dataset):
         path = os.path.abspath(self.wavs[index])
         stat = os.stat(path)
         digest = file_fingerprint(path)
-        wav = read_waveform(path, self.sample_rate)
+        try:
+            wav = read_waveform(path, self.sample_rate)
+        except ValueError as fault:  # raised here, it would end the others
+            return str(fault).removesuffix(f": {REMEDY}")
         return path, (stat.st_size, stat.st_mtime_ns), digest, wav
 
 
 def _collate(items):
+    """What is wrong with the files, or else their batch."""
+    faults = [item for item in items if isinstance(item, str)]
+    if faults:
+        return faults, None
     paths, stats, hashes, wavs = zip(*items)
-    return paths, stats, hashes, PaddedData(*batch_pad_right(list(wavs)))
+    wavs = PaddedData(*batch_pad_right(list(wavs)))
+    return faults, (paths, stats, hashes, wavs)
 
 
 def _batches_of(durations, batch_seconds):

@@ -36,7 +36,8 @@ def intent_errors(logits, targets, slices):
     tensor([0., 1.])
     """
     guesses = [logits[:, columns].argmax(-1) for columns in slices.values()]
-    return (torch.stack(guesses, 1) != targets).any(1).float()
+    wrong = (torch.stack(guesses, 1) != targets).any(1)
+    return (wrong | logits.isnan().any(1)).float()
 
 
 def expected_calibration_error(confidence, correct, bins=15):
@@ -89,6 +90,11 @@ def slot_predictions(logits, slices):
     probabilities : numpy.ndarray
         Its probability, [items, slots].
 
+    Raises
+    ------
+    ValueError
+        If a logit is NaN: there is no most probable value.
+
     Example
     -------
     >>> values, probabilities = slot_predictions(
@@ -102,7 +108,15 @@ def slot_predictions(logits, slices):
         log_probs = log_softmax(logits[:, columns].astype(np.float64), axis=1)
         values.append(log_probs.argmax(1))
         probabilities.append(np.exp(log_probs.max(1)))
-    return np.stack(values, 1), np.stack(probabilities, 1)
+    probabilities = np.stack(probabilities, 1)
+    lost = np.isnan(probabilities).any(1)
+    if lost.any():
+        raise ValueError(
+            f"the model answers {lost.sum()} of {len(lost)} utterances, first "
+            f"number {lost.argmax()}, with NaN: its training diverged or its "
+            "weights are damaged; train it again, with a lower lr"
+        )
+    return np.stack(values, 1), probabilities
 
 
 def rejection_threshold(confidence, right, keep):
