@@ -417,13 +417,6 @@ print(tables)
     )
 
 
-def test_the_package_says_where_the_command_is():
-    command = [sys.executable, "-m", "slu_kd_lobes.experiments"]
-    printed = run_command([*command, "experiments/table1.yaml"], fails=True)
-    assert "run by a recipe: python experiments.py" in printed
-    assert len(printed.splitlines()) == 1
-
-
 # What is declared
 
 
@@ -529,7 +522,7 @@ def test_draws_seeds_and_variables(tmp_path):
     text = MATRIX.replace(
         "whole: {noise: {split: test, levels: [10, 0, room]}}", "whole: {}"
     )
-    text = text.replace("title:", "variables: {t: '2.0'}\ntitle:")
+    text = text.replace("title:", "variables: {t: 2.0}\ntitle:")
     systems = SYSTEMS.replace("2.0", "<t>")
     matrix = read_matrix(write_matrix(tmp_path, text, systems))
     runs = runs_of(matrix, "corpus", overrides={"lr": "0.1", "t": "3.0"})

@@ -24,14 +24,15 @@ from slu_kd_lobes.experiments.matrix import (
     read_matrix,
     runs_of,
 )
-from slu_kd_lobes.experiments.outcomes import read_outcomes
+from slu_kd_lobes.experiments.outcomes import Outcome
 from slu_kd_lobes.experiments.records import Records, read_records
 from slu_kd_lobes.experiments.report import write_html, write_report
-from slu_kd_lobes.experiments.tables import write_tables
+from slu_kd_lobes.experiments.tables import make_tables
 from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
     split_arguments,
 )
+from slu_kd_lobes.utils.files import write_text
 
 __all__ = ["Script", "main", "parse"]
 
@@ -144,10 +145,13 @@ def main(arguments, scripts, folder):
                 every = [job for part in jobs.values() for job in part]
                 failed = execute_all(every, pool)
             outcomes = {
-                name: read_outcomes(runs[name], jobs[name]) for name in runs
+                name: list(map(Outcome.read, runs[name], jobs[name]))
+                for name in runs
             }
             paths += write_report(target, matrices, outcomes, old)
-        paths += write_tables(matrices, target)
+        for path, text in make_tables(matrices, target).items():
+            write_text(path, text)
+            paths.append(path)
         if options.html:
             paths.append(write_html(target, matrices))
     for path in paths:

@@ -27,6 +27,9 @@ from slu_kd_lobes.utils.files import write_json
 from slu_kd_lobes.utils.fingerprints import fingerprint
 from slu_kd_lobes.utils.hub import reason_of
 
+#: What a finished run has left.
+METRICS = "metrics.json"
+
 #: Start and tests of a run, in utterances that could be trained on meanwhile.
 START_UP = 3000
 
@@ -137,20 +140,6 @@ def run_plans(runs, scripts, folder, results):
     return jobs
 
 
-def is_finished(folder):
-    """Whether a run has left its metrics.
-
-    Arguments
-    ---------
-    folder : str or Path
-
-    Returns
-    -------
-    bool
-    """
-    return (Path(folder) / "metrics.json").is_file()
-
-
 def execute(main, arguments, folder, threads=1):
     """Trains one run, or what is left of it, in this process.
 
@@ -175,7 +164,7 @@ def execute(main, arguments, folder, threads=1):
     torch.set_num_threads(threads)
     # Another command may be training the same run: wait, then look.
     with FileLock(folder / ".lock"), open(folder / "output.txt", "a") as out:
-        if is_finished(folder):
+        if (folder / METRICS).is_file():
             return None
         try:
             with (
@@ -293,7 +282,9 @@ def execute_all(jobs, pool):
     dict
         What went wrong, by folder.
     """
-    waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}
+    waiting = {
+        job.folder: job for job in jobs if not (job.folder / METRICS).is_file()
+    }
     failed = {}
     if not waiting:
         return failed

@@ -27,6 +27,7 @@ would stand on the command line: text is given as it is.
 
 import difflib
 import logging
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 #: Names the systems for all matrices of a folder.
 SYSTEMS_FILE = "systems.yaml"
+
+#: The slots of a matrix that names none.
+SLOTS = ["action", "object", "location"]
 
 #: What defines a system, and what a matrix says of it.
 DEFINITION = {"config": str, "overrides": dict, "script": str}
@@ -348,10 +352,11 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
     """
     runs, overrides = [], dict(overrides or {})
     variables = {
-        name: overrides.pop(name, text)
-        for name, text in matrix.variables.items()
+        name: typed(overrides.pop(name, value))
+        for name, value in matrix.variables.items()
     }
-    slots = _slots(overrides.get("slots", matrix.overrides.get("slots")))
+    keys = {"slots": SLOTS, **matrix.overrides, **overrides}
+    slots = yaml.safe_load(typed(keys["slots"]))
     for name, condition in matrix.conditions.items():
         condition = dict(condition)
         draws = range(condition.pop("draws", 1))
@@ -359,17 +364,14 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
         corpora = _corpora(
             name, condition, draws, data_folder, csv_folder, slots, made
         )
-        systems = [
-            system
-            for system, facts in matrix.systems.items()
-            if name in facts.get("conditions", matrix.conditions)
-        ]
-        for system, draw, seed in product(systems, draws, seeds):
-            if corpora is None:
-                continue
+        if corpora is None:
+            continue
+        for system, draw, seed in product(matrix.systems, draws, seeds):
             facts = matrix.systems[system]
+            if name not in facts.get("conditions", matrix.conditions):
+                continue
             keys = {
-                "config": _word(system),
+                "config": "_".join(re.findall(r"[A-Za-z0-9._-]+", system)),
                 **matrix.overrides,
                 **condition,
                 **facts.get("overrides", {}),
@@ -382,17 +384,8 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
             for variable, value in variables.items():
                 for key, text in texts.items():
                     texts[key] = text.replace(f"<{variable}>", value)
-            runs.append(
-                Run(
-                    system,
-                    name,
-                    draw,
-                    seed,
-                    facts.get("script"),
-                    facts["config"],
-                    texts,
-                )
-            )
+            script = facts.get("script"), facts["config"]
+            runs.append(Run(system, name, draw, seed, *script, texts))
     return runs
 
 
@@ -453,30 +446,3 @@ def check_tests(matrix, sets):
                 f"{matrix.name}.yaml: tests: no condition has a set '{name}'; "
                 f"there are {', '.join(sets)}"
             )
-
-
-def _slots(slots):
-    """Names of the slots, from a list or from its text on a command line.
-
-    Example
-    -------
-    >>> _slots("[drink, size]"), _slots(None)
-    (['drink', 'size'], ['action', 'object', 'location'])
-    """
-    if isinstance(slots, str):
-        slots = yaml.safe_load(slots)
-    return slots or ["action", "object", "location"]
-
-
-def _word(name):
-    """A name as one word, for a folder.
-
-    Example
-    -------
-    >>> _word("MSE, β = 0.5")
-    'MSE_0.5'
-    """
-    kept = "".join(
-        c if c.isascii() and c.isalnum() or c in "._-" else " " for c in name
-    )
-    return "_".join(kept.split())

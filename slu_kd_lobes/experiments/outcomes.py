@@ -9,6 +9,7 @@ import numpy as np
 
 from slu_kd_lobes.data.manifests import Manifests
 from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.experiments.execution import METRICS
 from slu_kd_lobes.experiments.matrix import Run
 from slu_kd_lobes.experiments.records import COLUMNS, Records, join_counts
 from slu_kd_lobes.utils.files import read_csv
@@ -32,6 +33,15 @@ class Outcome:
     folder: Path
     manifests: Manifests
     metrics: dict = None
+
+    @classmethod
+    def read(cls, run, job):
+        """What a run left in the folder of its job."""
+        path = job.folder / METRICS
+        metrics = None
+        if path.is_file():
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        return cls(run, job.folder, job.manifests, metrics)
 
     def block(self, test_set):
         """Metrics of a test set, or of ``valid``, at the tested epoch."""
@@ -64,30 +74,6 @@ class Outcome:
             for row in rows
         ]
         return np.array(wrong), np.prod(probabilities, axis=1)
-
-
-def read_outcomes(runs, jobs):
-    """Outcomes of the runs of a matrix.
-
-    Arguments
-    ---------
-    runs : list of Run
-    jobs : list of slu_kd_lobes.experiments.execution.Job
-        Of each run.
-
-    Returns
-    -------
-    list of Outcome
-        In the order of the runs.
-    """
-    outcomes = []
-    for run, job in zip(runs, jobs):
-        path = job.folder / "metrics.json"
-        metrics = None
-        if path.is_file():
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        outcomes.append(Outcome(run, job.folder, job.manifests, metrics))
-    return outcomes
 
 
 def wording_number(transcript):

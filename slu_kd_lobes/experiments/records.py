@@ -103,7 +103,7 @@ class Result:
     commit: str
     n_train: int
     train_seconds: float
-    scores: dict
+    scores: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -148,7 +148,13 @@ class Records:
                 key = int(row["draw"]), int(row["seed"])
                 cell = results[row["condition"], row["system"]]
                 if key not in cell:
-                    cell[key] = _result(row)
+                    cell[key] = Result(
+                        row["run"],
+                        *key,
+                        commit=row["commit"],
+                        n_train=int(row["n_train"] or 0),
+                        train_seconds=float(row["train_seconds"] or 0),
+                    )
                 if row["test_set"]:
                     _add(row, cell[key].scores)
         return {cell: list(runs.values()) for cell, runs in results.items()}
@@ -175,19 +181,6 @@ class Records:
                 "seconds": np.array([float(row["seconds"]) for row in rows]),
             }
         return {"wrong": wrong, **self._columns[name]}
-
-
-def _result(row):
-    """A result without scores."""
-    return Result(
-        run=row["run"],
-        draw=int(row["draw"]),
-        seed=int(row["seed"]),
-        commit=row["commit"],
-        n_train=int(row["n_train"] or 0),
-        train_seconds=float(row["train_seconds"] or 0),
-        scores={},
-    )
 
 
 def _add(row, scores):

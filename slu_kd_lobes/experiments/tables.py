@@ -16,7 +16,6 @@ from slu_kd_lobes.experiments.comparisons import (
 from slu_kd_lobes.experiments.matrix import check_tests
 from slu_kd_lobes.experiments.records import read_records
 from slu_kd_lobes.utils.environment import ROOT
-from slu_kd_lobes.utils.files import write_text
 
 LEGEND = """\
 *Error*: utterances with a wrong slot, in percent, of the last epoch; mean ±
@@ -57,7 +56,7 @@ COLUMNS = (
 )
 
 
-def write_tables(matrices, folder):
+def make_tables(matrices, folder):
     """Makes the tables of matrices from the tidy files of a folder.
 
     Arguments
@@ -68,34 +67,15 @@ def write_tables(matrices, folder):
 
     Returns
     -------
-    list of Path
-        ``tables/<matrix>.md`` of each.
+    dict
+        Text of ``tables/<matrix>.md`` of each, by path.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing.
     ValueError
-        If one is damaged.
-    """
-    pages = make_tables(matrices, folder)
-    for path, text in pages.items():
-        write_text(path, text)
-    return list(pages)
-
-
-def make_tables(matrices, folder):
-    """The tables as text; see `write_tables`.
-
-    Arguments
-    ---------
-    matrices : list of Matrix
-    folder : str or Path
-
-    Returns
-    -------
-    dict
-        Text by path.
+        If one is damaged, or no run has a test set that a matrix shows.
     """
     records = read_records(folder)
     for matrix in matrices:
