@@ -4,7 +4,9 @@ import io
 import json
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from running import CORPUS
 from speechbrain.dataio import audio_io
@@ -115,6 +117,38 @@ def test_what_cannot_be_heard_gets_a_line_and_the_rest_an_answer(
     )
     for error, path, reason in zip(errors, files.values(), reasons.split("|")):
         assert path in error and reason in error
+
+
+def test_a_file_that_would_fill_the_memory_costs_no_other_answer(
+    model, recordings, tmp_path, capsys
+):
+    """By channels, samples or rate; half of a file is not heard either."""
+    many, long, half = (str(tmp_path / f"{name}.wav") for name in "mlh")
+    soundfile.write(many, np.zeros((9, 1000)), 16000)
+    soundfile.write(long, np.zeros((9, 1)), 16000, subtype="DOUBLE")
+    for path in (many, long):  # sparse, and of unknown length
+        with open(path, "r+b") as file:
+            content = file.read()
+            file.seek(content.index(b"data") + 4)
+            file.write(b"\xff" * 4)
+            file.truncate(2**32)
+    odd = str(tmp_path / "odd.wav")
+    audio_io.save(odd, torch.randn(1, 44099) / 10, 44099)
+    with open(half, "wb") as file:
+        content = open(odd, "rb").read()
+        file.write(content[: len(content) // 2])
+    names = [many, long, half, odd, recordings[0]]
+    assert main(["classify", *names, "--model", model, "--json"]) == 1
+    captured = capsys.readouterr()
+    answers = [answer["file"] for answer in lines_of(captured.out)]
+    assert answers == [odd, recordings[0]]
+    errors = captured.err.splitlines()
+    assert [e.split(" has ")[0] for e in errors[:2]] == [
+        f"error: {many}",
+        f"error: {long}",
+    ]
+    assert "1000 channels" in errors[0] and "samples" in errors[1]
+    assert errors[2].startswith(f"error: {half} is cut short")
 
 
 def test_no_model_and_an_empty_folder_are_a_line(

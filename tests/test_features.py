@@ -404,6 +404,40 @@ def test_failure_leaves_no_files(tmp_path, encoder, wavs):
     check(store, wavs)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_that_is_no_audio_is_found_at_once(
+    tmp_path, encoder, wavs, workers
+):
+    """Every file is looked at; nothing is stored, and no traceback shown."""
+    broken = [str(tmp_path / f"{name}.wav") for name in ("nan", "inf")]
+    for path, value in zip(broken, (float("nan"), float("inf"))):
+        wav = torch.full((1, 4000), 0.1)
+        wav[0, 3999] = value
+        audio_io.save(path, wav, 16000, subtype="FLOAT")
+    store = FeatureStore(
+        tmp_path / "store", encoder, batch_seconds=2.5, num_workers=workers
+    )
+    with pytest.raises(ValueError) as caught:
+        store.load([wavs[0], broken[0], *wavs[1:], broken[1]])
+    message = str(caught.value)
+    assert message.startswith(broken[0]) and "\n" not in message
+    assert "NaN or infinite) (and 1 more): replace the file" in message
+    assert not list(store.folder.glob("*.bin"))
+
+
+def test_audio_that_is_read_anew_is_looked_at_too(tmp_path, trained, rows):
+    """Where no features are stored."""
+    features = OnTheFly(trained, "cpu")
+    audio_io.save(
+        rows[1]["wav"],
+        torch.full((1, 99), float("nan")),
+        16000,
+        subtype="FLOAT",
+    )
+    with pytest.raises(ValueError, match=rows[1]["wav"] + " has samples that"):
+        features.load(rows).batch([0, 1])
+
+
 def test_missing_audio_is_named(tmp_path, encoder, wavs):
     """Before anything is encoded."""
     store = FeatureStore(tmp_path / "store", encoder)
@@ -453,8 +487,8 @@ def test_killed_extraction_leaves_nothing_that_is_used(tmp_path, wavs):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    left = [path.suffix for path in used.iterdir()]
-    assert left == [".part"]
+    left = {path.suffix for path in used.iterdir()}
+    assert ".part" in left and not left & {".bin", ".json"}
 
     torch.manual_seed(5)
     encoder = SincNetEncoder()
@@ -464,6 +498,7 @@ def test_killed_extraction_leaves_nothing_that_is_used(tmp_path, wavs):
     assert store.folder == used
     check(store, wavs)
     assert len(calls) == 1
+    assert {path.suffix for path in used.iterdir()} == {".bin", ".json"}
 
 
 def test_killed_between_frames_and_index(tmp_path, encoder, wavs):

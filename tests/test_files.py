@@ -170,3 +170,12 @@ def test_csv_of_a_spreadsheet_is_read(tmp_path):
     with open(tmp_path / "a.csv", "w", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([["ID", "text"], ["a", "Öl"]])
     assert read_csv(tmp_path / "a.csv") == [{"ID": "a", "text": "Öl"}]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_has_no_number_that_is_none(tmp_path, number):
+    """Other programs could not read it; what was there stays."""
+    write_json(tmp_path / "a.json", {"n": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"n": [number]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from slu_kd_lobes.evaluation.metrics import (
     error_threshold,
     expected_calibration_error,
+    intent_errors,
     slot_metrics,
     slot_predictions,
 )
@@ -184,3 +185,17 @@ def test_a_share_that_no_threshold_reaches_is_refused():
     with pytest.raises(ValueError, match=r"leaves 20 % .* least is 25.0 %"):
         error_threshold(confidence, right, 0.2)
     assert error_threshold(confidence, right, 0.25) == 0.6
+
+
+@pytest.mark.parametrize("row", [[np.nan] * 24, [*[0.0] * 20, np.nan, 0, 0, 0]])
+def test_answers_that_are_not_numbers_are_no_answers(outputs, row):
+    """They are refused, and not the first value of each slot."""
+    logits, targets = outputs
+    logits[[7, 9]] = row
+    with pytest.raises(ValueError, match="2 of 500 utterances, first number 7"):
+        slot_metrics(logits, targets, SLICES)
+    targets[:] = 0
+    errors = intent_errors(
+        torch.from_numpy(logits), torch.from_numpy(targets), SLICES
+    )
+    assert errors[7] == errors[9] == 1

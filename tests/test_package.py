@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from running import environment, manifest_rows
 from speechbrain.inference.interfaces import foreign_class
 
 from slu_kd_lobes import __version__
+from slu_kd_lobes.data.audio import read_waveform, resample
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.evaluation.metrics import rejection_threshold
 from slu_kd_lobes.inference import package as package_module
@@ -96,7 +98,7 @@ def test_speechbrains_own_loader_takes_it(finished, tmp_path, monkeypatch):
         overrides={"package_folder": str(package)},
     )
     assert isinstance(model, SpokenIntentClassifier)
-    assert len(model.classify_batch(torch.randn(3, 16000))) == 3
+    assert len(model.classify_batch(torch.randn(3, 16000) / 10)) == 3
 
 
 def changed(package, folder, name, change):
@@ -329,3 +331,70 @@ def test_make_names_the_command(package):
     )
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: none is")
+
+
+@pytest.fixture(scope="module")
+def wave(finished):
+    """A test utterance, [samples]."""
+    return read_waveform(manifest_rows(finished[0], "test")[0]["wav"], 16000)
+
+
+def test_an_array_of_any_usual_type_gives_the_same_answer(model, wave):
+    """Tensors, arrays and lists, of whole numbers or not, with a batch or
+    without."""
+    (expected,) = model.classify_batch(wave.unsqueeze(0))
+    shorts = (wave * 32767).round().short()
+    for wavs in (
+        wave,
+        wave.double().numpy(),
+        wave.tolist(),
+        shorts,
+        shorts.numpy()[None],
+        shorts.int().numpy() * 65536,
+    ):
+        (answer,) = model(wavs)
+        assert answer["rejected"] == expected["rejected"]
+        for name, slot in answer["slots"].items():
+            assert slot["value"] == expected["slots"][name]["value"]
+            assert slot["probability"] == pytest.approx(
+                expected["slots"][name]["probability"], abs=0.01
+            )
+
+
+def test_an_array_has_the_rate_that_is_said(model, wave, tmp_path):
+    """As a file of that rate has."""
+    fast = resample(wave, 16000, 44100)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, fast.numpy(), 44100, subtype="FLOAT")
+    batch = torch.stack([fast, fast.flip(0)]).numpy()
+    answer = model.classify_batch(batch, [1.0, 0.7], sample_rate=44100)[0]
+    assert answer == model.classify_file(path)
+    assert answer != model.classify_batch(fast)[0]
+    with pytest.raises(ValueError, match="there is no audio of 44 Hz"):
+        model.classify_batch(fast, sample_rate=44)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 20000.0])
+def test_what_is_no_audio_is_never_accepted(model, wave, value):
+    """The item of the batch is named."""
+    wavs = torch.stack([wave, wave, wave])
+    wavs[1, -1] = value
+    with pytest.raises(ValueError, match="^item 1 of the batch has samples"):
+        model.classify_batch(wavs)
+
+
+@pytest.mark.parametrize(
+    "lengths, fault",
+    [
+        ([1, 0], "item 1 of the batch is 0"),
+        (np.array([-0.5, 1]), "item 0 of the batch is -0.5"),
+        (torch.tensor([1.0, 1.5]), "item 1 of the batch is 1.5"),
+        ([1, float("nan")], "item 1 of the batch is nan"),
+        ([1e-7, 1], "item 0 of the batch is 1e-07"),
+        ([1.0], r"the shape \[1\]: give one number for each of the 2 items"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(model, wave, lengths, fault):
+    """Such as that of an item without audio."""
+    with pytest.raises(ValueError, match=fault):
+        model.classify_batch(torch.stack([wave, wave]), lengths)

@@ -1,4 +1,4 @@
-"""The web page, in a real browser."""
+"""The web page, over the net and in a real browser."""
 
 import shutil
 import socket
@@ -6,16 +6,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import soundfile
 from running import CORPUS, environment
 
 from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 
 pytest.importorskip("gradio")
-webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if not (CHROMIUM and DRIVER):
-    pytest.skip("there is no chromium here", allow_module_level=True)
 
 OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -49,6 +48,9 @@ def page(package):
 @pytest.fixture
 def browser(tmp_path):
     """Chromium without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("there is no chromium here")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for option in [*OPTIONS, f"--user-data-dir={tmp_path}"]:
@@ -68,6 +70,34 @@ def wait_for(browser, found, seconds=60):
             return result
         time.sleep(0.2)
     raise AssertionError(browser.find_element("tag name", "body").text)
+
+
+def test_no_upload_ends_the_page(page, tmp_path):
+    """Small files of much audio, and others, get a line; the next an answer."""
+    from gradio_client import Client, exceptions, handle_file
+
+    client = Client(page, verbose=False)
+    many, nan, half = (str(tmp_path / f"{n}.wav") for n in "mnh")
+    bomb = str(tmp_path / "bomb.flac")
+    with soundfile.SoundFile(bomb, "w", 8000, 8, "PCM_16") as file:
+        for _ in range(60):
+            file.write(np.zeros((80000, 8)))
+    soundfile.write(many, np.zeros((100, 900)), 16000)
+    soundfile.write(nan, np.full(16000, np.nan), 16000, subtype="FLOAT")
+    soundfile.write(half, np.full(16000, 0.1), 16000)
+    with open(half, "r+b") as file:
+        file.truncate(9000)
+    for path, fault in {
+        bomb: "600 s long",
+        many: "900 channels",
+        nan: "NaN",
+        half: "cut short",
+    }.items():
+        with pytest.raises(exceptions.AppError, match=fault):
+            client.predict(handle_file(path), api_name="/hear")
+    recording = sorted((CORPUS / "wavs").rglob("*.ogg"))[0]
+    said, _ = client.predict(handle_file(str(recording)), api_name="/hear")
+    assert "with a probability of" in said
 
 
 def test_an_uploaded_command_is_answered(page, package, browser):

@@ -138,7 +138,10 @@ def page(options):
 
     blocks = build_page(load_model(options.model), examples)
     folders = [options.examples] if options.examples else []
-    blocks.launch(server_port=options.port, allowed_paths=folders)
+    # The longest command fits, at 48 kHz and in many channels.
+    blocks.launch(
+        server_port=options.port, allowed_paths=folders, max_file_size="100mb"
+    )
     return 0
 
 
