@@ -139,7 +139,7 @@ def test_the_19_configurations_of_the_paper():
         for who in ("teacher", "professor", "hybrid")
         for how in "mse_b01 mse_b05 mse_err mae_err mae_exp mae_tri".split()
     }
-    others = {"baseline", "base", "cascade"}
+    others = {"baseline", "base", "cascade", "own_commands"}
     assert names == expected | others
     for path in HPARAMS:
         first = path.read_text().splitlines()[0]
