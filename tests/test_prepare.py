@@ -954,6 +954,21 @@ def half_a_flac(corpus):
     corpus.set("valid", 3, "path", "half.flac")
 
 
+def half_an_ogg(corpus):
+    corpus.add_audio("half.ogg", seconds=4, subtype="OPUS")
+    path = corpus.folder / "half.ogg"
+    path.write_bytes(path.read_bytes()[:4000])
+    corpus.set("test", 2, "path", "half.ogg")
+
+
+def a_sample_that_is_no_number(corpus):
+    noise = np.random.default_rng(0).normal(0, 0.01, (40000, 2))
+    noise[39999, 1] = np.nan
+    path = corpus.folder / "nan.wav"
+    soundfile.write(path, noise, 16000, subtype="FLOAT")
+    corpus.set("train", 4, "path", "nan.wav")
+
+
 def a_folder_for_audio(corpus):
     (corpus.folder / "folder.wav").mkdir()
     corpus.set("valid", 3, "path", "folder.wav")
@@ -1150,6 +1165,14 @@ REFUSALS = {
     "half a flac": (
         half_a_flac,
         *({}, WRONG, [VALID_CSV, "row 3", "half.flac", "cannot be read"]),
+    ),
+    "half an ogg": (
+        half_an_ogg,
+        *({}, WRONG, ["test_data.csv, row 2", "half.ogg is cut short"]),
+    ),
+    "a sample that is no number": (
+        a_sample_that_is_no_number,
+        *({}, WRONG, [TRAIN_CSV, "row 4", "nan.wav has samples that", "NaN"]),
     ),
     "no samples": (
         no_samples,

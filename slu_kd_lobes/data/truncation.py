@@ -62,7 +62,7 @@ def is_cut_short(file, source):
     if missing := _MISSING.search(file.extra_info):
         stated, there = map(int, missing.groups())
         return there + _HEADER < stated < _UNKNOWN
-    return "truncated" in file.extra_info
+    return file.format == "VOC" and "truncated" in file.extra_info
 
 
 def states_length(source):

@@ -16,8 +16,10 @@ import os
 import sys
 from pathlib import Path
 
+from slu_kd_lobes.data.audio import audio_files, read_command
+
 try:
-    from slu_kd_lobes.data.audio import audio_files, read_command
+    import torchaudio  # noqa: F401, which SpeechBrain imports later
 except OSError as error:  # compiled for CUDA, beside a torch without it
     sys.exit(
         f"error: torchaudio cannot be imported ({error}): run 'python -m "
