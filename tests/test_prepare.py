@@ -957,8 +957,9 @@ def half_a_flac(corpus):
 def half_an_ogg(corpus):
     corpus.add_audio("half.ogg", seconds=4, subtype="OPUS")
     path = corpus.folder / "half.ogg"
-    path.write_bytes(path.read_bytes()[:4000])
-    corpus.set("test", 2, "path", "half.ogg")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"OggS")])
+    corpus.set("valid", 3, "path", "half.ogg")
 
 
 def a_sample_that_is_no_number(corpus):
@@ -1168,7 +1169,7 @@ REFUSALS = {
     ),
     "half an ogg": (
         half_an_ogg,
-        *({}, WRONG, ["test_data.csv, row 2", "half.ogg is cut short"]),
+        *({}, WRONG, [VALID_CSV, "row 3", "half.ogg is cut short"]),
     ),
     "a sample that is no number": (
         a_sample_that_is_no_number,
