@@ -15,6 +15,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.features import StoredFeatures
+from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.students.dropout import Dropout
 from slu_kd_lobes.training.brain import StudentBrain, seed_step
 from slu_kd_lobes.training.checkpoints import WholeCheckpointer
@@ -95,16 +96,25 @@ def data():
     return utterances(22), utterances(7)
 
 
-def student(folder=None, kind=Line, seed=7, steps=0, valid_every=1, **options):
+def student(
+    folder=None,
+    kind=Line,
+    seed=7,
+    steps=0,
+    valid_every=1,
+    epochs=EPOCHS,
+    size=2,
+    **options,
+):
     """A new brain, as a process that starts has it; and its counter."""
     torch.manual_seed(seed)
-    layer = torch.nn.Sequential(Dropout(0.3), torch.nn.Linear(3, 2))
-    counter = EpochCounter(EPOCHS)
+    layer = torch.nn.Sequential(Dropout(0.3), torch.nn.Linear(3, size))
+    counter = EpochCounter(epochs)
     if folder is not None:
         options["checkpointer"] = WholeCheckpointer(
             folder, recoverables={"counter": counter}
         )
-    hparams = {"number_of_epochs": EPOCHS, "valid_every": valid_every}
+    hparams = {"number_of_epochs": epochs, "valid_every": valid_every}
     run_opts = {"ckpt_interval_steps": steps, "noprogressbar": True}
     brain = kind(
         {"layer": layer},
@@ -264,6 +274,35 @@ def test_a_finished_run_does_not_train_again(data, tmp_path):
     assert again.places == []
     assert torch.equal(weights(again), weights(first))
     assert again.history.epochs == first.history.epochs
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_run_that_gets_more_epochs_ends_like_one_that_had_them(
+    data, tmp_path, every
+):
+    """Weights and statistics; the former last epoch stays validated."""
+    whole = trained(data, valid_every=every)
+    first = trained(data, tmp_path, valid_every=every, epochs=2)
+    assert len(first.history.epochs) == 2
+    more = trained(data, tmp_path, valid_every=every)
+    assert more.places[0] == (3, 1)
+    assert torch.equal(weights(more), weights(whole))
+    for row, other in zip(whole.history.epochs, more.history.epochs):
+        assert row.items() <= other.items()
+        assert row == other or (every == 3 and row["epoch"] == 2)
+
+
+def test_other_labels_are_told_before_weights_are_loaded(data, tmp_path):
+    """A layer of another size has no message of its own."""
+    slots = {"slots": SlotSchema({"action": ["on", "off"]})}
+    trained(data, tmp_path, recoverables=slots)
+    slots = {"slots": SlotSchema({"action": ["on", "off", "dim"]})}
+    brain, counter = student(tmp_path, size=3, recoverables=slots)
+    with pytest.raises(ValueError, match=r"and gained \['dim'\]"):
+        brain.fit(counter, data[0])
+    brain, counter = student(tmp_path, size=3, made_from={"train data": "5f"})
+    with pytest.raises(ValueError, match="was made from another train data"):
+        brain.fit(counter, data[0])
 
 
 def test_a_run_of_another_origin_is_refused(data, tmp_path):

@@ -10,7 +10,13 @@ import torch.multiprocessing as mp
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import ddp_barrier
 
-from slu_kd_lobes.training.checkpoints import MadeFrom, WholeCheckpointer
+from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.training.checkpoints import (
+    MadeFrom,
+    RandomState,
+    WholeCheckpointer,
+    check_origin,
+)
 
 
 def test_the_hundredth_save_reads_no_more_than_the_first(tmp_path):
@@ -41,6 +47,38 @@ def test_the_best_and_the_last_are_kept(tmp_path):
         )
     kept = [c.meta["error"] for c in checkpointer.list_checkpoints()]
     assert sorted(kept) == [1.0, 4.0]
+
+
+def test_what_a_kill_left_is_removed_by_the_next_save(tmp_path):
+    """A checkpoint that is half written, or half deleted; no other folder."""
+    first = WholeCheckpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)})
+    first.save_checkpoint()
+    for name in ("CKPT+2001-01-01+00-00-00+00", "CKPT+2002", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "layer.ckpt").write_bytes(b"PK")
+    (tmp_path / "CKPT+2002" / "CKPT.yaml.unfinished").write_text("a: 1")
+    again = WholeCheckpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)})
+    assert again.recover_if_possible() is not None
+    assert (tmp_path / "CKPT+2002").exists()  # looking changes nothing
+    again.save_checkpoint()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 3 and left[-1] == "mine"
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    """Those of torch, and those of a generator beside it."""
+    generator = torch.Generator().manual_seed(5)
+    torch.rand(3), torch.rand(2, generator=generator)
+    checkpointer = WholeCheckpointer(tmp_path)
+    checkpointer.add_recoverable("random", RandomState(generator))
+    checkpointer.save_checkpoint()
+    expected = torch.rand(4), torch.rand(4, generator=generator)
+    torch.manual_seed(0)
+    other = torch.Generator().manual_seed(0)
+    again = Checkpointer(tmp_path, {"random": RandomState(other)})
+    again.recover_if_possible()
+    found = torch.rand(4), torch.rand(4, generator=other)
+    assert all(map(torch.equal, found, expected))
 
 
 def _save_slowly(rank, folder, kept):
@@ -139,3 +177,45 @@ def test_later_changes_of_the_caller_do_not_matter(tmp_path):
     sources["encoder"] = "ff"
     made_from.save(tmp_path / "p")
     assert json.loads((tmp_path / "p").read_text()) == SOURCES
+
+
+SLOTS = {"action": ["on", "off"], "object": ["lamp"]}
+
+
+@pytest.mark.parametrize(
+    "slots, words",
+    [
+        ({**SLOTS, "action": ["on"]}, "has lost the values ['off']"),
+        ({**SLOTS, "object": ["lamp", "tv"]}, "and gained ['tv']"),
+        ({**SLOTS, "action": ["off", "on"]}, "slot 'action' has ['on', 'off']"),
+        (dict(reversed(SLOTS.items())), "it has ['action', 'object'] and this"),
+        ({"action": ["on", "off"]}, "it has ['action', 'object'] and this"),
+    ],
+)
+def test_another_label_set_is_told_before_any_work(tmp_path, slots, words):
+    """A value more or fewer, another order, a slot fewer."""
+    made = {"slots": SlotSchema(SLOTS), "made_from": MadeFrom(SOURCES)}
+    checkpointer(tmp_path, **made).save_checkpoint()
+    check_origin(Checkpointer(tmp_path), SOURCES, slots=SlotSchema(SLOTS))
+    with pytest.raises(ValueError) as caught:
+        check_origin(Checkpointer(tmp_path), SOURCES, slots=SlotSchema(slots))
+    assert words in str(caught.value)
+    with pytest.raises(ValueError, match="made from another encoder: give --o"):
+        check_origin(Checkpointer(tmp_path), {**SOURCES, "encoder": "b1"})
+
+
+def test_a_folder_without_checkpoints_is_of_no_origin(tmp_path):
+    check_origin(Checkpointer(tmp_path), SOURCES, slots=SlotSchema(SLOTS))
+
+
+def test_the_message_names_a_folder_that_is_free(tmp_path):
+    """What can be typed, in quotes where a shell needs them."""
+    run = tmp_path / "my run"
+    checkpointer(run / "save", made_from=MadeFrom(SOURCES)).save_checkpoint()
+    (tmp_path / "my run-2").mkdir()
+    with pytest.raises(ValueError) as caught:
+        check_origin(Checkpointer(run / "save"), {**SOURCES, "encoder": "b1"})
+    assert str(caught.value) == (
+        f"the run in {run} was made from another encoder: give "
+        f"'--output_folder={tmp_path}/my run-3', or delete that folder"
+    )

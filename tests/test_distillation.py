@@ -50,6 +50,40 @@ def test_the_order_of_the_teachers_does_not_matter(names, given):
         assert said == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("weights", [BatchErrorTeachers(), FixedTeachers()])
+def test_no_digit_follows_from_the_order_of_the_teachers(weights):
+    """Neither of the loss nor of its gradient."""
+    numbers = [torch.randn(5, 4) for _ in range(3)]
+    found = []
+    for names in itertools.permutations(LOGITS):
+        student = numbers[0].clone().requires_grad_()
+        logits = dict(zip(("teacher", "professor"), numbers[1:]))
+        logits = {name: logits[name] for name in names}
+        kd = Distillation(names, MSEDistance(), weights)
+        loss, _ = kd(student, logits, torch.tensor(0.3), SLICES)
+        loss.backward()
+        found.append((loss.detach(), student.grad))
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize(
+    "names, weights, words",
+    [
+        (["teacher", "teacher"], None, "names one twice: teacher, teacher"),
+        (["teacher"], {"teacher": -0.5}, "weight of the teacher is -0.5"),
+        (
+            ["teacher"],
+            {"teacher": float("nan")},
+            "weight of the teacher is nan",
+        ),
+    ],
+)
+def test_what_is_no_weighting_is_refused(names, weights, words):
+    """Named twice, a teacher would be heard half as loud in silence."""
+    with pytest.raises(ValueError, match=words):
+        Distillation(names, MSEDistance(), FixedTeachers(weights))
+
+
 def test_gamma_0_is_the_teacher_and_gamma_1_the_professor():
     """The first two rows of the paper's tables."""
     assert distil(only("teacher"), 0.5)[0].item() == pytest.approx(1)

@@ -3,6 +3,10 @@
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +128,62 @@ def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     )
     write_text(tmp_path / "a", "1")
     assert done == ["sync", "name"]
+
+
+WRITER = """
+import sys
+from slu_kd_lobes.utils.files import whole
+writers = [whole(path) for path in sys.argv[1:]]
+for path, writer in zip(sys.argv[1:], writers):
+    part = writer.__enter__()
+    if path.endswith("package"):
+        part.mkdir()
+        part = part / "model"
+    part.write_bytes(b"half")
+    sys.stdout.write("writing\\n")
+    sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+def writing(*paths):
+    """A process that has begun to write, and does not end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, *map(str, paths)],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    for _ in paths:
+        assert process.stdout.readline() == b"writing\n"
+    return process
+
+
+def test_what_a_dead_process_left_is_removed_and_nothing_else(tmp_path):
+    """After kill -9, by the next process that writes there."""
+    other = tmp_path / ".mine.part"
+    other.write_text("a user's own")
+    dead = writing(tmp_path / "weights", tmp_path / "package")
+    alive = writing(tmp_path / "table")
+    assert len(names(tmp_path)) == 1 + 2 * 3  # what is written, and a lock
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    code = "from slu_kd_lobes.utils.files import write_text as write\n"
+    code += f"write({str(tmp_path / 'a.txt')!r}, 'a')"
+    for process, left in ((alive, 2), (None, 0)):
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[1],
+            check=True,
+        )
+        parts = [name for name in names(tmp_path) if name[0] == "."]
+        assert parts.pop(0) == ".mine.part"
+        assert len(parts) == left
+        assert all(name.startswith(".table.") for name in parts)
+        if process:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert names(tmp_path) == [".mine.part", "a.txt"]
 
 
 def test_text_is_written_as_it_is(tmp_path):

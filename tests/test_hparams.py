@@ -452,6 +452,91 @@ def test_a_kind_is_that_of_the_value_before(default, right, wrong):
             check_kind("key", value, default, "a.yaml")
 
 
+@pytest.mark.parametrize(
+    "key, text, words",
+    [
+        ("seed", "-1", "'seed' must be a whole number from 0 to 4294967295"),
+        ("subset_seed", "0.5", "a whole number from 0"),
+        ("batch_size", "0", "a whole number from 1 to 1000000; it is 0"),
+        ("batch_size", "1e3", "a whole number from 1"),
+        ("number_of_epochs", "99999999999", "a whole number from 1"),
+        ("valid_every", "1.5", "a whole number from 1"),
+        ("max_tokens", "null", "a whole number from 3 to 1000000; it is null"),
+        ("num_workers", "-2", "a whole number from 0"),
+        ("lr", "0", "a number from 1e-12 to 1000; it is 0"),
+        ("lr", ".nan", "a number from 1e-12 to 1000; it is nan"),
+        ("lr", "-.inf", "a number from 1e-12 to 1000; it is -inf"),
+        ("kd_weight", "1.01", "a number from 0 to 1; it is 1.01"),
+        ("kd_temperature", "-1", "a number from 0.001"),
+        ("label_smoothing", "2", "a number from 0 to 1"),
+        ("matching_weight", "-0.1", "a number from 0"),
+        ("test_epoch", "First", "'test_epoch' must be last or best; it is 'Fi"),
+        ("feature_dtype", "int8", "must be float32 or float16; it is 'int8'"),
+        ("student", "{dropout: 1.0}", "'student.dropout' must be a number"),
+        ("fine_tuning", "{lr: .nan}", "'fine_tuning.lr' must be a number"),
+        ("fine_tuning", "{seed: -3}", "'fine_tuning.seed' must be a whole"),
+        (
+            "fine_tuning",
+            "{loss: {label_smoothing: -1}}",
+            "'fine_tuning.loss.label_smoothing' must be a number from 0 to 1",
+        ),
+        ("fine_tuning", "null", "must be keys and values such as {seed: ...}"),
+        ("fine_tuning", "{text: part}", "choose whole or subset"),
+        (
+            "data_folder",
+            "",
+            "must be text of a length from 1 to 4096; it is ''",
+        ),
+        ("output_folder", "null", "'output_folder' must be text of a length"),
+        ("slot_values", "{a: [b", "must be keys and values such as {name: "),
+        ("fixed_weights", "[1]", "must be keys and values such as {name: "),
+        ("fixed_weights", "{teacher: .nan}", "weight of the teacher is nan"),
+        ("fixed_weights", "{teacher: -1}", "weight of the teacher is -1"),
+        ("slots", "[action, 7]", "'slots, 2' must be text (in quotes"),
+        ("teachers", "[teacher, teacher]", "names one twice: teacher, teach"),
+        ("student", "{hiden_size: 3}", "unexpected keyword argument 'hiden"),
+        ("student", "null", "'student' must be an object, as !name:slu_kd"),
+        ("opt_class", "{betas: [0.9, 2]}", "Invalid beta parameter"),
+        ("opt_class", "{momentum: 1}", "unexpected keyword argument 'momen"),
+        ("beta", "0.1", "must be left as it is: 'kd_schedule' chooses it"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(key, text, words):
+    """Before anything is made of it, by key and value."""
+    assert words in message_of(HPARAMS / "base.yaml", {key: text})
+
+
+def test_a_range_holds_in_files_and_for_all_recipes(tmp_path):
+    """The file is named; the bounds themselves can be used."""
+    path = tmp_path / "a.yaml"
+    path.write_text(f"base: {HPARAMS / 'base.yaml'}\nbatch_size: 0\n")
+    assert message_of(path).startswith(f"{path}: 'batch_size' must be")
+    speech = HPARAMS.parent / "recipes/LibriSpeech/SincNet-ASR/hparams"
+    keys = {"data_folder": "x", "num_words": "0"}
+    for name in ("frames", "ctc"):
+        message = message_of(speech / f"{name}.yaml", keys)
+        assert message.startswith("command line: 'num_words' must be a whole")
+    edges = {"seed": "4294967295", "kd_weight": "1", "batch_size": "1"}
+    edges |= {"label_smoothing": "0", "student": "{dropout: 0}"}
+    hparams, _ = load_hparams(HPARAMS / "base.yaml", edges)
+    assert hparams["seed"] == 2**32 - 1 and hparams["batch_size"] == 1
+
+
+def test_a_nested_number_behind_a_reference_can_be_set():
+    """What it refers to says of what kind it is."""
+    hparams, _ = load_hparams(
+        HPARAMS / "base.yaml", {"text_models": "{teacher: {max_length: 30}}"}
+    )
+    models = hparams["text_models"]
+    assert models["teacher"].max_length == 30
+    assert models["professor"].max_length == 60
+    keys = {"text_models": "{teacher: {max_length: long}}"}
+    message = message_of(HPARAMS / "base.yaml", keys)
+    assert "'text_models.teacher.max_length' must be a number" in message
+    keys = {"corpus": "{data_folder: 20240101}"}
+    assert "must be text (in quotes" in message_of(HPARAMS / "base.yaml", keys)
+
+
 def test_lists_and_mappings_come_as_yaml():
     """On one line, and kept in what is saved."""
     overrides = {

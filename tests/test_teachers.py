@@ -1,8 +1,14 @@
 """Text teachers, and the table of logits that stands in for them."""
 
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -377,6 +383,60 @@ def test_a_teacher_learns_the_text_of_the_whole_set(made):
 def row_of(text):
     """Values of a command by slot."""
     return dict(zip(SCHEMA.names, COMMANDS[text]))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from slu_kd_lobes.data.manifests import Manifests
+from slu_kd_lobes.teachers import fine_tuning
+from test_teachers import text_model
+
+brain = fine_tuning.TeacherBrain
+brain.saving = 1e9  # whatever a checkpoint costs
+log_epoch = brain.log_epoch
+
+def killed(self, epoch, valid_stats):
+    print("epoch", epoch, flush=True)
+    if epoch == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    log_epoch(self, epoch, valid_stats)
+
+brain.log_epoch = killed
+folder = Path(sys.argv[1])
+text_model(sys.argv[2]).table(Manifests(folder, folder), {{"device": "cpu"}})
+"""
+
+
+def test_a_killed_fine_tuning_goes_on_to_the_same_table(
+    made, manifests, tmp_path
+):
+    """After kill -9 no saved epoch is trained again; nothing is left."""
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    epochs = []
+    for last, status in ((4, -signal.SIGKILL), (0, 0)):
+        result = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                script,
+                manifests.folder,
+                tmp_path,
+                str(last),
+            ],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == status, result.stderr
+        epochs.append(re.findall(r"^epoch (\d)$", result.stdout, re.M))
+    assert epochs == [list("1234"), list("45678")]
+    table = TeacherTable.load(path_of(tmp_path))
+    assert torch.equal(table.outputs, made[1].outputs)
+    assert table.errors == made[1].errors
+    assert not list(tmp_path.glob("*.training"))
 
 
 def test_a_table_is_made_once(made, manifests):

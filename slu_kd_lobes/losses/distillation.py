@@ -23,8 +23,8 @@ class Distillation(torch.nn.Module):
     Raises
     ------
     ValueError
-        If `teacher_weights` does not go with the teachers, or one of them is
-        named twice.
+        If `teacher_weights` does not go with the teachers or is no weight, or
+        one of them is named twice.
 
     Example
     -------
@@ -49,7 +49,10 @@ class Distillation(torch.nn.Module):
             )
         self.distance = distance
         self.teacher_weights = teacher_weights
-        teacher_weights(self.teachers, torch.tensor(0.0))  # or raises
+        weights = teacher_weights(self.teachers, torch.tensor(0.0))  # or raises
+        for name, weight in weights.items():
+            if not 0 <= float(weight) < float("inf"):
+                raise ValueError(f"the weight of the {name} is {weight}")
 
     def forward(self, student_logits, teacher_logits, error_rate, slices):
         """Returns the loss and the weights that made it.

@@ -7,8 +7,11 @@ and gives other values for some of its keys; so does the command line.
 import difflib
 import io
 import os
+from functools import partial
+from inspect import isclass, signature
 from pathlib import Path
 
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
@@ -138,10 +141,14 @@ def check_kind(key, value, default, source):
         If they are of different kinds.
     """
     is_list = isinstance(default, CommentedSeq) and not _tag(default)
-    if _tag(value) or (value is None and not is_list):
+    is_section = isinstance(default, CommentedMap) and not _tag(default)
+    needed = is_list or is_section or str(_tag(default)).startswith("!name:")
+    if _tag(value) or (value is None and not needed):
         return
     wanted = None
-    if str(_tag(default)).startswith(("!new:", "!name:")):
+    if _tag(default) == CHOICE:
+        wanted = f"left as it is: '{default[1].value.strip('<>')}' chooses it"
+    elif str(_tag(default)).startswith(("!new:", "!name:")):
         if not isinstance(value, dict):
             wanted = f"an object, as {_tag(default)} is, or its arguments"
     elif isinstance(default, (bool, ScalarBoolean)):
@@ -298,6 +305,20 @@ def complete_yaml(hparams_file, overrides=None):
     return text.getvalue()
 
 
+def _check_arguments(objects):
+    """Refuses arguments of what is made later; makes each optimiser once."""
+    for name, part in objects.items():
+        try:
+            if isinstance(part, partial) and isclass(part.func):
+                signature(part.func).bind_partial(*part.args, **part.keywords)
+            if name == "opt_class":
+                part([torch.nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"'{name}': {error}") from error
+        if isinstance(part, dict):
+            _check_arguments(part)
+
+
 def load_hparams(hparams_file, overrides=None):
     """Objects of a configuration, and the complete YAML they come from.
 
@@ -331,7 +352,9 @@ def load_hparams(hparams_file, overrides=None):
     """
     text = complete_yaml(hparams_file, overrides)
     try:
-        return load_hyperpyyaml(text), text
+        hparams = load_hyperpyyaml(text)
+        _check_arguments(hparams)
+        return hparams, text
     except (TypeError, ImportError, AttributeError, YAMLError) as error:
         # HyperPyYAML appends its own explanation after the first line.
         reason = ": ".join(map(str, error.args)).strip().splitlines()[0]

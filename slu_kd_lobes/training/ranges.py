@@ -1,6 +1,7 @@
 """What the keys of a configuration, and the options of a run, can hold."""
 
 WORDS = {int: "a whole number", float: "a number", str: "text of a length"}
+MAPPING = "keys and values such as {name: value}, or null"
 
 _COUNT = (int, 1, 10**6)
 _SHARE = (float, 0, 1)
@@ -11,7 +12,7 @@ RANGES = {
     **dict.fromkeys(("seed", "subset_seed"), (int, 0, 2**32 - 1)),
     **dict.fromkeys(
         "number_of_epochs valid_every batch_size recogniser_batch_size "
-        "hidden_size sample_rate num_phones num_words debug_batches "
+        "sample_rate num_phones num_words debug_batches "
         "grad_accumulation_factor".split(),
         _COUNT,
     ),
@@ -19,6 +20,7 @@ RANGES = {
         "encoder_pool num_workers utterances_in_memory".split(),
         (int, 0, 10**6),
     ),
+    "hidden_size": (int, 1, 10**4),
     "max_tokens": (int, 3, 10**6),  # two are the marks of begin and end
     **dict.fromkeys(("lr", "final_lr"), (float, 1e-12, 1000)),
     "lr_decay": (float, 1e-6, 10),
@@ -35,6 +37,8 @@ RANGES = {
         (str, 1, 4096),
     ),
     "test_epoch": ("last", "best"),
+    "feature_dtype": ("float32", "float16"),
+    **dict.fromkeys(("slot_values", "fixed_weights"), MAPPING),
 }
 
 
@@ -66,7 +70,9 @@ def check_range(key, value, source):
     allowed = RANGES.get(key.rpartition(".")[2])
     if allowed is None:
         return
-    if isinstance(allowed[0], str):
+    if allowed == MAPPING:
+        right, wanted = value is None, MAPPING
+    elif isinstance(allowed[0], str):
         right, wanted = value in allowed, " or ".join(allowed)
     else:
         kind, low, high = allowed
@@ -76,4 +82,5 @@ def check_range(key, value, source):
         right = right and low <= size <= high
         wanted = f"{WORDS[kind]} from {low} to {high}"
     if not right:
+        value = "null" if value is None else repr(value)
         raise ValueError(f"{source}: '{key}' must be {wanted}; it is {value}")

@@ -157,6 +157,7 @@ def prepare(hparams, device):
     manifests = run_on_main(prepare_fsc, kwargs=hparams["corpus"])
     encoder = hparams["make_encoder"]()
     features = hparams["make_features"](encoder, device)
+    make_modules(hparams, manifests.schema, features, {})  # or raises
     return manifests, text_models, features
 
 
