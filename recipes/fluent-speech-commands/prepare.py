@@ -24,10 +24,10 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from slu_kd_lobes.data.audio import read_header
 from slu_kd_lobes.data.labels import look_alike
 from slu_kd_lobes.data.manifests import (
     COLUMNS,
@@ -69,9 +69,6 @@ WORKERS = 8
 # One utterance: where it stands (CSV file and row, the header being row 1),
 # its key, and what the row says. `slots` maps slot names to values.
 Utterance = namedtuple("Utterance", "csv row id path speaker transcript slots")
-
-# What a file system and a header say of an audio file; duration in seconds.
-Audio = namedtuple("Audio", "duration sample_rate channels")
 
 
 def prepare_fsc(
@@ -145,6 +142,7 @@ def prepare_fsc(
 
     Example
     -------
+    >>> from speechbrain.dataio import audio_io
     >>> corpus = getfixture("tmp_path")
     >>> (corpus / "data").mkdir()
     >>> for split in ("train", "valid", "test"):
@@ -564,14 +562,14 @@ def _in_threads(function, items, description=None):
 
 
 def _stat_audio(data_folder, splits, prepared):
-    """Returns the path, bytes and time of change of each audio file.
+    """Returns a hash of the path, size and time of change of all audio files.
 
     Raises if one is missing.
     """
 
     def stat_file(path):
         try:
-            status = os.stat(data_folder / path)
+            status = os.stat(os.path.join(data_folder, path))
         except (OSError, ValueError):
             return None
         if not stat.S_ISREG(status.st_mode):
@@ -590,15 +588,17 @@ def _stat_audio(data_folder, splits, prepared):
         "unpack the corpus again, or correct data_folder or the path",
         FileNotFoundError,
     )
-    return sources
+    return fingerprint(sources)
 
 
 def _read_headers(data_folder, splits, prepared):
-    """Returns {path: Audio} of the prepared splits, from file headers."""
+    """Returns {path: Header} of the prepared splits."""
     utterances = _prepared_paths(splits, prepared)
     paths = list(utterances)
     audio = _in_threads(
-        lambda path: _read_header(data_folder / path), paths, "Audio headers"
+        lambda path: _read_header(os.path.join(data_folder, path)),
+        paths,
+        "Audio headers",
     )
     faults = [
         f"{_place(utterances[path])}: the audio {path} {fault}"
@@ -612,19 +612,11 @@ def _read_headers(data_folder, splits, prepared):
 
 
 def _read_header(path):
-    """Returns the Audio of a file, or a fault that ends a sentence."""
+    """Returns the header of a file, or a fault that ends a sentence."""
     try:
-        info = audio_io.info(str(path))
-        if info.frames and info.format == "FLAC":
-            # Its header states a length, also in front of half the data.
-            audio_io.load(str(path), frame_offset=info.frames - 1)
-    except Exception as error:
-        # libsndfile raises several kinds; all mean the same here.
-        reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
-        return f"cannot be read ({reason})"
-    if info.frames == 0:
-        return "has no samples"
-    return Audio(info.duration, info.sample_rate, info.channels)
+        return read_header(path)
+    except ValueError as fault:
+        return str(fault)
 
 
 # Reports
