@@ -108,3 +108,16 @@ def test_training_that_ended_too_early_is_known(errors, expected):
     for epoch, error in enumerate(errors, 1):
         history.epochs.append({"epoch": epoch, "train_error": error})
     assert history.still_learning() is expected
+
+
+def test_who_gets_nothing_right_yet_may_still_be_learning():
+    """An answer of many slots is wrong for long; the cross entropy tells."""
+    history = TrainingHistory()
+    for epoch in range(1, 5):
+        ce = 10 - 2 * epoch
+        row = {"epoch": epoch, "train_error": 100.0, "train_ce": ce}
+        history.epochs.append(row)
+    assert history.still_learning()
+    for row in history.epochs:
+        row["train_ce"] = 10.0
+    assert not history.still_learning()

@@ -308,7 +308,7 @@ def test_the_card_says_what_share_of_accepted_answers_is_wrong(
     some = card("some", max_wrong=0.25)
     assert "below 0.15. On the 10 validation utterances" in some
     assert "Of the 9 that it accepts, 2 are wrong (22.2 %)." in some
-    assert "ended after 7 epochs at 38.6 % error on its own" in some
+    assert "ended after 7 epochs with 38.6 % of its own" in some
     with pytest.raises(ValueError, match="give keep or max_wrong"):
         package_run(run, tmp_path / "both", keep=0.9, max_wrong=0.1)
     assert not (tmp_path / "both").exists()

@@ -359,7 +359,7 @@ def test_a_run_that_ends_too_early_says_how_to_go_on(tmp_path, capsys):
     )
     assert metrics["still_learning"] is True
     printed = capsys.readouterr().out
-    assert "after 18 epochs at 39.0 % error on its own utterances" in printed
+    assert "after 18 epochs with 39.0 % of its own utterances wrong" in printed
     yaml = tmp_path / "run two" / "run" / "hyperparams.yaml"
     assert f"python train.py '{yaml}' --number_of_epochs=36\n" in printed
     done = history_with([*(90 - 3 * np.arange(18.0)), *18 * [0.0]])

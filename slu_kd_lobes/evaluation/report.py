@@ -158,7 +158,7 @@ def write_results(
 
 
 def unfinished(epochs):
-    """Says that training ended while its error still fell.
+    """Says that training ended too early.
 
     Arguments
     ---------
@@ -172,14 +172,14 @@ def unfinished(epochs):
     Example
     -------
     >>> unfinished([{"epoch": 20, "train_error": 38.61}])
-    'training ended after 20 epochs at 38.6 % error on its own utterances, \
-which still fell'
+    'training ended after 20 epochs with 38.6 % of its own utterances wrong, \
+and the student was still learning'
     """
     last = epochs[-1]
     return (
-        f"training ended after {last['epoch']} epochs at "
-        f"{last['train_error']:.1f} % error on its own utterances, which "
-        "still fell"
+        f"training ended after {last['epoch']} epochs with "
+        f"{last['train_error']:.1f} % of its own utterances wrong, and the "
+        "student was still learning"
     )
 
 

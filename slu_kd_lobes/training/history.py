@@ -51,13 +51,13 @@ class TrainingHistory:
         return [row["epoch"] for row in rows], [row[name] for row in rows]
 
     def still_learning(self):
-        """Whether training ended too early: at an error that still fell.
+        """Whether training ended too early.
 
         Returns
         -------
         bool
-            True if the training error is above 5 % in the last epochs, and a
-            tenth below that of the epochs before them, within the last third.
+            True if the training error is above 5 % in the last epochs, and it
+            or the cross entropy fell by a tenth within the last third.
 
         Example
         -------
@@ -67,13 +67,16 @@ class TrainingHistory:
         >>> history.still_learning()
         True
         """
-        errors = self.column("train_error")[1]
-        last = errors[-max(2, len(errors) // 3) :]
-        half = len(last) // 2
-        if not half:
+        means = {}
+        for name in ("train_error", "train_ce"):
+            values = self.column(name)[1]
+            last = values[-max(2, len(values) // 3) :]
+            half = len(last) // 2
+            if half:
+                means[name] = fmean(last[:-half]), fmean(last[-half:])
+        if "train_error" not in means or means["train_error"][1] <= 5:
             return False
-        before, now = fmean(last[:-half]), fmean(last[-half:])
-        return now > 5 and now < 0.9 * before
+        return any(now < 0.9 * before for before, now in means.values())
 
     @mark_as_saver
     def save(self, path):
