@@ -70,8 +70,8 @@ and it is made again
         self.errors = errors or {}
         self._rows = {text: i for i, text in enumerate(self.transcripts)}
 
-    def look_up(self, texts):
-        """What is said of transcripts.
+    def rows_of(self, texts):
+        """Numbers of transcripts in the table.
 
         Arguments
         ---------
@@ -80,8 +80,7 @@ and it is made again
 
         Returns
         -------
-        torch.Tensor
-            [len(texts), values].
+        list of int
 
         Raises
         ------
@@ -96,8 +95,12 @@ and it is made again
                 f"'{unknown[0]}' (and {len(unknown) - 1} others): it was made "
                 f"from other data; {REMEDY}"
             )
-        rows = [self._rows[key] for key in keys]
-        return self.outputs[torch.tensor(rows, dtype=torch.long)]
+        return [self._rows[key] for key in keys]
+
+    def look_up(self, texts):
+        """What is said of transcripts, [len(texts), values]; see `rows_of`."""
+        rows = torch.tensor(self.rows_of(texts), dtype=torch.long)
+        return self.outputs[rows]
 
     def distinct(self, texts):
         """What is said of the different transcripts among some.
@@ -122,6 +125,14 @@ and it is made again
         places = torch.from_numpy(first), torch.from_numpy(which)
         return self.look_up(names.tolist()), *places
 
+    def facts(self):
+        """What the file tells beside the outputs, by argument."""
+        return {
+            "transcripts": self.transcripts,
+            "made_from": self.made_from,
+            "errors": self.errors,
+        }
+
     def save(self, path):
         """Writes the table, whole or not at all.
 
@@ -131,11 +142,7 @@ and it is made again
             A ``.safetensors`` file.
         """
         outputs = self.outputs.contiguous()
-        metadata = {
-            "transcripts": json.dumps(self.transcripts),
-            "made_from": json.dumps(self.made_from),
-            "errors": json.dumps(self.errors),
-        }
+        metadata = {key: json.dumps(x) for key, x in self.facts().items()}
         metadata["sha256"] = _checksum(metadata, outputs)
         with whole(path) as part:
             save_file({"outputs": outputs}, part, metadata)
@@ -162,15 +169,11 @@ and it is made again
         """
         try:
             with safe_open(path, framework="pt") as f:
-                metadata = f.metadata()
+                metadata = f.metadata() or {}
                 outputs = f.get_tensor("outputs")
-            table = cls(
-                json.loads(metadata["transcripts"]),
-                outputs,
-                json.loads(metadata["made_from"]),
-                json.loads(metadata["errors"]),
-            )
             intact = metadata.pop("sha256") == _checksum(metadata, outputs)
+            facts = {key: json.loads(x) for key, x in metadata.items()}
+            table = cls(outputs=outputs, **facts)
         except (SafetensorError, KeyError, TypeError, ValueError):
             intact = False
         if not intact:
