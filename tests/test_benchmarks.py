@@ -16,6 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import fsc_scale  # noqa: E402
 import peer_end_to_end_slu as peer  # noqa: E402
+import preparation  # noqa: E402
 import results_page  # noqa: E402
 import standin  # noqa: E402
 
@@ -501,3 +502,19 @@ def test_bad_input_ends_in_one_sentence(
         fsc_scale.main()
     assert "\n" not in stopped.value.code
     assert not list(tmp_path.iterdir())
+
+
+# Preparation
+
+
+def test_a_corpus_of_links_is_prepared_and_measured(tmp_path):
+    preparation.make_corpus(tmp_path, 1200)
+    found = preparation.measure(tmp_path)
+    assert found["seconds"] > found["again"] > 0
+    assert found["mb"] >= found["start_mb"] > 0
+    (folder,) = (tmp_path / "manifests").iterdir()
+    sizes = {split: len(rows(tmp_path, split)) for split in preparation.SHARES}
+    assert sizes == {"train": 924, "valid": 120, "test": 156}
+    for split, size in sizes.items():
+        text = (folder / f"{split}.csv").read_text(encoding="utf-8")
+        assert len(text.splitlines()) == size + 1

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from running import CORPUS, run
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from slu_kd_lobes.data.manifests import Manifests
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.teachers.tables import TextModel
+from slu_kd_lobes.utils.files import write_csv
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -480,6 +483,47 @@ def test_a_test_set_may_have_no_transcripts(corpus, log):
     assert "in test: what reads text" in log()
     assert len(manifests.transcripts()) == 4
     assert manifests.transcripts("test") == {}
+
+
+def test_only_what_reads_text_needs_transcripts(tmp_path):
+    """From the command line: one person's recordings, without any text."""
+    folder = tmp_path / "corpus"
+    for split in ("train", "valid", "test"):
+        rows = read_manifest(CORPUS / "data" / f"{split}_data.csv")[:12]
+        for row in rows:
+            del row["transcription"]
+            row.update(path=CORPUS / row["path"], speakerId="me")
+        write_csv(folder / "data" / f"{split}_data.csv", rows)
+    # The paths in the files are absolute, and lead into the corpus.
+    options = {
+        "data_folder": CORPUS,
+        "csv_folder": folder / "data",
+        "shared_speakers": True,
+        "manifest_folder": tmp_path / "manifests",
+    }
+    training = {"feature_folder": tmp_path / "features", "number_of_epochs": 1}
+    for config, script, message in (
+        ("baseline", "train.py", None),
+        ("cascade", "cascade.py", "error: The cascade reads transcripts, and"),
+    ):
+        output = run(
+            config,
+            {
+                **options,
+                **(training if script == "train.py" else {}),
+                "output_folder": tmp_path / config,
+            },
+            fails=message is not None,
+            script=script,
+        )
+        assert "Traceback" not in output
+        assert message is None or message in output
+    metrics = json.loads((tmp_path / "baseline/metrics.json").read_text())
+    assert metrics["test"]["n"] == 12
+    (manifests,) = options["manifest_folder"].iterdir()
+    teacher = TextModel("teacher", "no-model", None, tmp_path / "teachers")
+    with pytest.raises(ValueError, match="^The teacher reads .* train has no"):
+        teacher.table(Manifests(manifests, CORPUS), {})
 
 
 # Labels
