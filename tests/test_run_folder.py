@@ -10,12 +10,14 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
+from slu_kd_lobes.training.checkpoints import MadeFrom
 from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
 from slu_kd_lobes.training.run_folder import (
     SHAPES_NO_NUMBER,
     check_same_run,
     differing_keys,
     one_sentence_errors,
+    open_folder,
     parse_arguments,
     split_arguments,
     start_or_resume,
@@ -288,13 +290,17 @@ class Starts:
 
     def __init__(self, folder):
         self.folder = folder / "results" / "run"
+        self.data = "a0"  # its fingerprint
 
     def __call__(self, *words):
         words = [str(BASE), f"--output_folder={self.folder}", *words]
         try:
             with one_sentence_errors():
                 path, _, overrides = parse_arguments(words)
-                start_or_resume(*load_hparams(path, overrides))
+                hparams, text = load_hparams(path, overrides)
+                open_folder(hparams, text)
+                made_from = {"train data": self.data}
+                start_or_resume(hparams, text, made_from)
         except SystemExit as told:
             return told.code
         return "started"
@@ -308,7 +314,9 @@ class Starts:
         """Leaves the checkpoint of an epoch."""
         counter = EpochCounter(99)
         counter.current = epochs
-        checkpointer = Checkpointer(self.folder / "save", {"counter": counter})
+        made_from = MadeFrom({"train data": self.data})
+        recoverables = {"counter": counter, "made_from": made_from}
+        checkpointer = Checkpointer(self.folder / "save", recoverables)
         checkpointer.save_checkpoint(end_of_epoch=end_of_epoch)
 
 
@@ -346,6 +354,24 @@ def test_a_trained_run_is_not_taken_over(start):
         (start.folder / "metrics.json").write_text("{}")
     assert start("--lr=0.5", "--num_workers=2") == "started"
     assert start.saved()["num_workers"] == 2
+    assert (start.folder / "metrics.json").exists()
+
+
+def test_a_refused_command_leaves_a_run_as_it_is(start):
+    """The same settings with other data, then with its own again."""
+    assert start("--data_folder=/one", "--number_of_epochs=20") == "started"
+    start.train(20)
+    (start.folder / "metrics.json").write_text("{}")
+    start.data = "b1"
+    assert start("--data_folder=/two", "--number_of_epochs=30") == (
+        f"error: the run in {start.folder} was made from another train data: "
+        f"give --output_folder={start.folder}-2, or delete that folder"
+    )
+    assert start.saved()["data_folder"] == "/one"
+    assert (start.folder / "metrics.json").exists()
+    start.data = "a0"
+    assert start("--data_folder=/moved", "--number_of_epochs=20") == "started"
+    assert start.saved()["data_folder"] == "/moved"
     assert (start.folder / "metrics.json").exists()
 
 

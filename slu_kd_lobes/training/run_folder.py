@@ -14,13 +14,15 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.run_opts import RunOptions
 
-from slu_kd_lobes.training.checkpoints import beside
+from slu_kd_lobes.training.checkpoints import beside, check_origin
 from slu_kd_lobes.training.hparams import CHOICE, COMMAND_LINE, settings
 from slu_kd_lobes.training.ranges import check_range
 from slu_kd_lobes.utils.devices import check_device
 from slu_kd_lobes.utils.files import check_writable, write_text
 
 logger = logging.getLogger(__name__)
+
+CONFIGURATION, METRICS = "hyperparams.yaml", "metrics.json"
 
 #: Keys that shape no number. A run may go on, or be found again, with others:
 #: places (hashes tell what lies there), names, and how the work is done.
@@ -125,8 +127,8 @@ def parse_arguments(arguments):
     return hparams_file, run_opts, overrides
 
 
-def start_or_resume(hparams, text, free=()):
-    """Makes the folder of a run, or goes on in that of the same run.
+def open_folder(hparams, text, free=()):
+    """Makes the folder of a run; refuses that of another one, before any work.
 
     A folder in which nothing was trained yet is taken, whatever was tried
     there. A run goes on to more epochs than it had: to the same numbers as if
@@ -138,8 +140,7 @@ def start_or_resume(hparams, text, free=()):
     hparams : dict
         With ``output_folder``, perhaps a ``checkpointer``.
     text : str
-        The complete YAML of the run; it is kept as ``hyperparams.yaml``,
-        which can itself be run.
+        The complete YAML of the run.
     free : iterable of str
         Keys that may differ although they shape numbers, and that may follow
         `number_of_epochs` although that grows.
@@ -152,20 +153,47 @@ def start_or_resume(hparams, text, free=()):
         If it cannot be written to.
     """
     folder = Path(hparams["output_folder"])
-    metrics, saved = folder / "metrics.json", folder / "hyperparams.yaml"
     checkpointer = hparams.get("checkpointer")
     checkpoint = checkpointer and checkpointer.find_checkpoint()
-    if saved.is_file() and (checkpoint or metrics.is_file()):
+    if checkpoint or (folder / METRICS).is_file():
         done = trained_epochs(checkpoint) if checkpoint else 0
         check_same_run(folder, text, free, done)
+    check_writable(folder, megabytes=100)
+    sb.create_experiment_directory(str(folder))
+
+
+def start_or_resume(hparams, text, made_from=None, **recoverables):
+    """Starts a run in its folder, or goes on with what is there.
+
+    Arguments
+    ---------
+    hparams, text
+        See `open_folder`, which comes first. The text is kept as
+        ``hyperparams.yaml``, which can itself be run.
+    made_from : dict or None
+        Fingerprints of all that shapes the run beside its configuration.
+    **recoverables
+        What else refuses a checkpoint of another kind, such as a SlotSchema.
+
+    Raises
+    ------
+    ValueError
+        If what is there is of another origin; it stays as it is.
+    """
+    if "checkpointer" in hparams:
+        check_origin(hparams["checkpointer"], made_from or {}, **recoverables)
+    run_on_main(_keep, [Path(hparams["output_folder"]), text])
+
+
+def _keep(folder, text):
+    """Writes the configuration; removes the metrics of another end."""
+    saved = folder / CONFIGURATION
+    if saved.is_file():
         old, new = settings(saved.read_text(encoding="utf-8")), settings(text)
         ends = "number_of_epochs", "test_epoch"
         if any(old.get(key) != new.get(key) for key in ends):
-            # The metrics are those of another end.
-            run_on_main(metrics.unlink, kwargs={"missing_ok": True})
-    check_writable(folder, megabytes=100)
-    sb.create_experiment_directory(str(folder))
-    run_on_main(write_text, [saved, text])
+            (folder / METRICS).unlink(missing_ok=True)
+    write_text(saved, text)
 
 
 def trained_epochs(checkpoint):
@@ -193,7 +221,7 @@ def check_same_run(folder, text, free=(), done=0):
     text : str
         The complete YAML of this run.
     free : iterable of str
-        See `start_or_resume`.
+        See `open_folder`.
     done : int
         Epochs that the run has finished.
 
@@ -204,7 +232,7 @@ def check_same_run(folder, text, free=(), done=0):
         that are still to come, are no other run unless the numbers of the
         first epochs follow from how many there are.
     """
-    saved = Path(folder) / "hyperparams.yaml"
+    saved = Path(folder) / CONFIGURATION
     if not saved.is_file():
         return
     old, new = settings(saved.read_text(encoding="utf-8")), settings(text)

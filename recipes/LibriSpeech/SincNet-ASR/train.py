@@ -42,11 +42,11 @@ from slu_kd_lobes.data.alignments import (
 from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.inference.package import object_yaml, package_encoder
 from slu_kd_lobes.training.brain import StudentBrain
-from slu_kd_lobes.training.checkpoints import check_origin
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     finish_run,
     one_sentence_errors,
+    open_folder,
     parse_arguments,
     start_or_resume,
 )
@@ -235,7 +235,7 @@ def main(arguments):
         # A finished run goes on when it is given more epochs, unless those
         # that are done had other learning rates then.
         steady = hparams["lr"] == hparams["final_lr"]
-        start_or_resume(hparams, text, ["lr_annealing"] if steady else [])
+        open_folder(hparams, text, ["lr_annealing"] if steady else [])
         run_on_main(
             prepare_speech,
             kwargs={
@@ -253,7 +253,7 @@ def main(arguments):
         sources = {"train data": file_fingerprint(hparams["train_manifest"])}
         if hparams["start_from"] is not None:
             sources["start_from"] = module_fingerprint(hparams["encoder"])
-        check_origin(hparams["checkpointer"], sources)
+        start_or_resume(hparams, text, sources)
 
     brain = ASRPretraining(
         hparams["modules"],

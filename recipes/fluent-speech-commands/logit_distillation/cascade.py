@@ -32,6 +32,7 @@ from slu_kd_lobes.teachers.tables import read
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
+    open_folder,
     parse_arguments,
     start_or_resume,
 )
@@ -70,8 +71,9 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
-        start_or_resume(hparams, text)
+        open_folder(hparams, text)
         manifests, heard = prepare(hparams)
+        start_or_resume(hparams, text)
         reader = make_reader(hparams, manifests, run_opts)
     seconds = {"train": round(time.perf_counter() - start, 3)}
     results, exact = {}, {}

@@ -36,11 +36,11 @@ from slu_kd_lobes.evaluation.metrics import intent_errors, slot_metrics
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.teachers.controls import describe, teaching
 from slu_kd_lobes.training.brain import StudentBrain
-from slu_kd_lobes.training.checkpoints import check_origin
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     finish_run,
     one_sentence_errors,
+    open_folder,
     parse_arguments,
     start_or_resume,
 )
@@ -206,14 +206,14 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
-        start_or_resume(hparams, text)
+        open_folder(hparams, text)
         with timed("prepare"):
             manifests, text_models, features = prepare(
                 hparams, run_opts["device"]
             )
             sources = made_from(manifests, features, text_models)
             slots = {"slots": manifests.schema}
-            check_origin(hparams["checkpointer"], sources, **slots)
+            start_or_resume(hparams, text, sources, **slots)
         with timed("teacher"):
             tables = {
                 name: model.table(manifests, run_opts)
