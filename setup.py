@@ -19,7 +19,7 @@ REQUIREMENTS = [
     "sentencepiece>=0.2,<1",
     # Reads and writes audio: wav, FLAC, Ogg.
     "soundfile>=0.12.1,<1",
-    # Intervals and tests of error rates; 1.11 has false_discovery_control.
+    # Resampling; intervals and tests of error rates; 1.11 has false_discovery_control.
     "scipy>=1.11,<2",
     # Counts the cores that may be used; scikit-learn brings it too.
     "joblib>=1.2,<2",

@@ -425,6 +425,21 @@ def test_all_that_is_no_audio_is_found_at_once(
     assert not list(store.folder.glob("*.bin"))
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("damage", [float("nan"), 1e6])
+def test_features_that_are_not_numbers_are_not_stored(
+    tmp_path, encoder, wavs, damage
+):
+    """Of an encoder with damaged weights, or too large for the type."""
+    encoder.register_forward_hook(
+        lambda module, inputs, outputs: (damage * outputs[0], outputs[1])
+    )
+    store = FeatureStore(tmp_path / "store", encoder, dtype="float16")
+    with pytest.raises(ValueError, match=r"gives NaN in float16 \(and 2 more"):
+        store.load(wavs)
+    assert not list(store.folder.glob("*.bin"))
+
+
 def test_audio_that_is_read_anew_is_looked_at_too(tmp_path, trained, rows):
     """Where no features are stored."""
     features = OnTheFly(trained, "cpu")

@@ -288,8 +288,7 @@ def resample(wavs, from_rate, to_rate):
     from_rate : int
         In Hz.
     to_rate : int
-        In Hz. Below 50 kHz any two rates are met exactly; above, to some
-        parts in 10^9.
+        In Hz. Up to 50 kHz rates are met exactly, above to 0.001 %.
 
     Returns
     -------

@@ -234,6 +234,8 @@ class FeatureStore:
     def build(self, wavs, durations=None):
         """Computes the features of the files that are not yet stored.
 
+        A file that cannot be used is a ValueError; nothing is stored then.
+
         Arguments
         ---------
         wavs : list
@@ -241,11 +243,6 @@ class FeatureStore:
         durations : list or None
             Their lengths in seconds, to batch files of similar length; None
             takes them as they come.
-
-        Raises
-        ------
-        ValueError
-            If a file cannot be used; nothing is stored.
         """
         if self._shards is None:
             self._shards = self._open_shards()
@@ -368,6 +365,8 @@ class FeatureStore:
                     need = features.nbytes / share / 2**20
                     check_writable(self.folder, need)
                 for i, length in enumerate(lengths.tolist()):
+                    if not np.isfinite(features[i, :length]).all():
+                        faults.append(f"{paths[i]} gives NaN in {self.dtype}")
                     data = features[i, :length].tobytes()
                     digest.update(data)
                     out.write(data)
@@ -436,9 +435,8 @@ def _collate(items):
     faults = [item for item in items if isinstance(item, str)]
     if faults:
         return faults, None
-    paths, stats, hashes, wavs = zip(*items)
-    wavs = PaddedData(*batch_pad_right(list(wavs)))
-    return faults, (paths, stats, hashes, wavs)
+    *facts, wavs = zip(*items)
+    return faults, (*facts, PaddedData(*batch_pad_right(list(wavs))))
 
 
 def _batches_of(durations, batch_seconds):
