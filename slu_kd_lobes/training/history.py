@@ -57,7 +57,7 @@ class TrainingHistory:
         -------
         bool
             True if the training error is above 5 % in the last epochs, and it
-            or the cross entropy fell by a tenth within the last third.
+            or the cross entropy fell by 5 % within the last third.
 
         Example
         -------
@@ -76,7 +76,7 @@ class TrainingHistory:
                 means[name] = fmean(last[:-half]), fmean(last[-half:])
         if "train_error" not in means or means["train_error"][1] <= 5:
             return False
-        return any(now < 0.9 * before for before, now in means.values())
+        return any(now < 0.95 * before for before, now in means.values())
 
     @mark_as_saver
     def save(self, path):
