@@ -196,7 +196,6 @@ def noise(samples=20000):
         ("wav", "IMA_ADPCM"),
         ("aiff", "PCM_24"),
         ("au", "PCM_16"),
-        ("caf", "PCM_16"),
         ("w64", "PCM_16"),
         ("rf64", "PCM_16"),
         ("nist", "PCM_16"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -75,6 +76,18 @@ def test_folders_and_standard_input(
     assert main(["classify", "-", "--model", model, "--json"]) == 0
     (answer,) = lines_of(capsys.readouterr().out)
     assert answer["file"] == "-" and answer["slots"] == expected["slots"]
+
+
+def test_a_file_may_have_any_name(model, recordings, tmp_path, capsys):
+    """Also one that is not UTF-8; the files after it are answered."""
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve #1: a=b.ogg")
+    shutil.copy(recordings[0], name)
+    for options in (["--json"], []):
+        command = ["classify", name, recordings[0], "--model", model]
+        assert main([*command, *options]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert "na\\udcefve #1: a=b.ogg" in said[-2]
+        assert recordings[0] in said[-1]
 
 
 @pytest.mark.parametrize("rate, channels", [(8000, 1), (44100, 2), (48000, 6)])

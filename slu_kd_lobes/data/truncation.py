@@ -7,7 +7,7 @@ nothing. Yet most formats state their length, or mark their end.
 import re
 
 #: What libsndfile notes of a chunk that states more bytes than there are: in
-#: wav, AIFF and CAF, AU, Wave64, RF64.
+#: wav, AIFF, AU, Wave64, RF64.
 _MISSING = re.compile(
     r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)$",
     re.MULTILINE,

@@ -60,6 +60,8 @@ def as_row(name, answer, slots, width):
 def classify(options):
     """Prints the slots of every file; returns how many could not be heard."""
     files = audio_files(options.audio)
+    # The name of a file may have bytes that are no text.
+    sys.stdout.reconfigure(errors="backslashreplace")
     model = load_model(options.model)
     slots, failed = model.schema.names, 0
     width = max(len(name) for name in files)
