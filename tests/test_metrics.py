@@ -182,7 +182,7 @@ def test_a_share_that_no_threshold_reaches_is_refused():
     """The most confident answer is wrong; one in four at the best."""
     confidence = np.array([0.9, 0.8, 0.7, 0.6])
     right = np.array([False, True, True, True])
-    with pytest.raises(ValueError, match=r"leaves 20 % .* least is 25.0 %"):
+    with pytest.raises(ValueError, match=r"at most 20 % .* least is 25.0 %"):
         error_threshold(confidence, right, 0.2)
     assert error_threshold(confidence, right, 0.25) == 0.6
 
