@@ -1139,6 +1139,10 @@ REFUSALS = {
         cell("train", 3, "speakerId", ""),
         *({}, WRONG, [TRAIN_CSV, "row 3", "'speakerId' is empty"]),
     ),
+    "a zero byte in a path": (
+        cell("test", 3, "path", "/etc/host\0name.wav"),
+        *({}, WRONG, [TEST_CSV, " 3"]),  # no CSV at all before Python 3.11
+    ),
     "absolute path beside the folder": (
         lambda corpus: corpus.set(
             "test", 3, "path", f"{corpus.folder}-2/wavs/x.wav"

@@ -350,8 +350,8 @@ def _read_split(path, slots, data_folder):
         cells = {name: cells[index].strip() for name, index in columns.items()}
         transcript = cells.pop(TRANSCRIPT, "")
         fault = _fault(cells, transcript, slots)
-        audio = _path_below(data_folder, cells[PATH])
-        if audio is None:
+        audio = None if fault else _path_below(data_folder, cells[PATH])
+        if not fault and audio is None:
             fault = f"the path {cells[PATH]!r} leads out of data_folder"
         if fault:
             faults.append(f"{path}, row {row}: {fault}")
@@ -418,10 +418,10 @@ def _path_below(folder, path):
     if os.path.isabs(path):
         # Either may be written by way of a link.
         forms = (os.path.abspath, os.path.realpath)
-        paths = [os.path.relpath(form(path), form(folder)) for form in forms]
+        paths = (os.path.relpath(form(path), form(folder)) for form in forms)
     else:
         paths = [os.path.normpath(path)]
-    paths = [path.replace(os.sep, "/") for path in paths]
+    paths = (path.replace(os.sep, "/") for path in paths)
     return next((p for p in paths if p.split("/")[0] != os.pardir), None)
 
 
@@ -431,6 +431,8 @@ def _fault(cells, transcript, slots):
         if not cell:
             what = "slot" if name in slots else "column"
             return f"the {what} '{name}' is empty"
+        if "\0" in cell:
+            return f"the column '{name}' has a zero byte: {cell!r}"
         # SpeechBrain replaces $name in every cell of a manifest. Only a
         # transcription can be written otherwise.
         if "$" in cell and re.search(r"\$[\w.]", cell):
