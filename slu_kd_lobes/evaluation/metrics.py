@@ -203,8 +203,8 @@ def error_threshold(confidence, right, max_wrong):
         least = min(least, wrong)
     raise ValueError(
         f"no threshold leaves at most {100 * max_wrong:g} % of the accepted "
-        f"validation answers wrong; the least is {100 * least:.1f} %: allow more, or "
-        "train on more data or for more epochs"
+        f"validation answers wrong; the least is {100 * least:.1f} %: allow "
+        "more, or train on more data or for more epochs"
     )
 
 

@@ -345,9 +345,12 @@ def read_records(folder):
     []
     """
     folder = Path(folder)
-    rows = {name: _read_rows(folder / name) for name in COLUMNS}
+    remedy = (
+        f"restore it, or delete {folder / 'runs.csv'} and run the experiments, "
+        "which write all of these files"
+    )
     try:
-        versions = json.loads(_read_bytes(folder / VERSIONS))
+        rows = {name: _read_rows(folder / name) for name in COLUMNS}
         records = Records(
             runs=rows["runs.csv"],
             teachers=rows["teachers.csv"],
@@ -359,54 +362,41 @@ def read_records(folder):
                 for row in rows["items.csv.gz"]
             },
             utterances=defaultdict(list),
-            versions=versions,
+            versions=json.loads((folder / VERSIONS).read_bytes()),
         )
         for row in rows["utterances.csv.gz"]:
             records.utterances[row["set"]].append(row)
         _check(records)
-    except (ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError as error:
+        if error.filename == str(folder / "runs.csv"):
+            remedy = "run the experiments first, which write it"
+        raise FileNotFoundError(
+            f"there is no {error.filename}: {remedy}"
+        ) from error
+    except (
+        *(ValueError, KeyError, TypeError, OSError, EOFError),
+        *(zlib.error, csv.Error),
+    ) as error:
         raise ValueError(
             f"the files in {folder} are damaged, or not of the same runs "
-            f"({type(error).__name__}: {error}): {_remedy(folder)}"
+            f"({type(error).__name__}: {error}): {remedy}"
         ) from error
     return records
 
 
-def _remedy(folder):
-    return (
-        f"restore it, or delete {folder / 'runs.csv'} and run the experiments, "
-        "which write all of these files"
-    )
-
-
-def _read_bytes(path):
-    if path.is_file():
-        return path.read_bytes()
-    remedy = _remedy(path.parent)
-    if path.name == "runs.csv":
-        remedy = "run the experiments first, which write it"
-    raise FileNotFoundError(f"there is no {path}: {remedy}")
-
-
 def _read_rows(path):
     """Rows of a CSV file, zipped or not."""
-    content = _read_bytes(path)
+    content = path.read_bytes()
     csv.field_size_limit(2**31 - 1)  # a test set may have many utterances
-    try:
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        text = io.StringIO(content.decode(), newline="")
-        reader = csv.DictReader(text, strict=True)
-        rows = list(reader)
-        columns, wanted = reader.fieldnames, COLUMNS[path.name]
-        if columns != wanted:
-            raise ValueError(f"its columns are {columns}, not {wanted}")
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError("a row has too many cells, or too few")
-    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): {_remedy(path.parent)}"
-        ) from error
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    text = io.StringIO(content.decode(), newline="")
+    reader = csv.DictReader(text, strict=True)
+    rows = list(reader)
+    if reader.fieldnames != COLUMNS[path.name]:
+        raise ValueError(f"{path.name} has the columns {reader.fieldnames}")
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"a row of {path.name} has too many cells, or too few")
     return rows
 
 
