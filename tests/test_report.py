@@ -27,6 +27,7 @@ from slu_kd_lobes.evaluation.report import (
     write_predictions,
     write_results,
 )
+from slu_kd_lobes.inference.web_page import waveform_figure
 from slu_kd_lobes.training.history import TrainingHistory
 from slu_kd_lobes.utils.files import check_writable, read_csv, write_json
 
@@ -425,3 +426,13 @@ def test_a_disk_that_is_too_full_is_refused(tmp_path):
     message = refused(tmp_path, megabytes=1e12)
     assert "MB left and about 1000000000000 MB are needed" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_is_drawn_whatever_its_slots_are_called():
+    """On the page, where a formula would end in an error."""
+    slot = {"value": "5 $ or $_{", "seconds": 0.5}
+    answer = {"slots": {"price $": slot, "much": slot}}
+    figure = waveform_figure(np.zeros(16000), 16000, answer)
+    figure.canvas.draw()
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [r"price \$: 5 \$ or \$_{", r"much: 5 \$ or \$_{"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from slu_kd_lobes.data.audio import read_command
-from slu_kd_lobes.evaluation.plots import plt
+from slu_kd_lobes.evaluation.plots import plain, plt
 
 INTRODUCTION = """\
 # Spoken commands to slots
@@ -46,7 +46,7 @@ def waveform_figure(wav, rate, answer):
             1 - number / len(slots),
             linewidth=3,
             color=f"C{number}",
-            label=f"{name}: {slot['value']}",
+            label=plain(f"{name}: {slot['value']}"),
         )
     axis.set(xlabel="seconds", yticks=[], xlim=(0, len(wav) / rate))
     figure.legend(loc="outside upper right", ncols=3, fontsize="small")
