@@ -345,7 +345,7 @@ def test_a_failed_run_is_shown_and_does_not_stop_the_others(small, tmp_path):
         "conditions: {all: {}}\nsystems:\n"
         "  no KD: {config: hparams/baseline.yaml}\n"
         "  odd: {config: hparams/baseline.yaml,\n"
-        "        overrides: {lr: 1.0e+38}}"
+        "        overrides: {opt_class: {weight_decay: 1.0e+300}}}"
     )
     write_matrix(tmp_path, text)
     printed = run_experiments(small, tmp_path, "--workers", "1", fails=True)

@@ -18,15 +18,21 @@ from slu_kd_lobes.experiments.execution import (
     ray_pool,
     run_plans,
 )
+from slu_kd_lobes.experiments.figures import draw_figures
 from slu_kd_lobes.experiments.matrix import (
     SYSTEMS_FILE,
     check_tests,
     read_matrix,
     runs_of,
 )
-from slu_kd_lobes.experiments.outcomes import Outcome
-from slu_kd_lobes.experiments.records import Records, read_records
-from slu_kd_lobes.experiments.report import write_html, write_report
+from slu_kd_lobes.experiments.outcomes import Outcome, records_of
+from slu_kd_lobes.experiments.records import (
+    Records,
+    merged,
+    read_records,
+    write_records,
+)
+from slu_kd_lobes.experiments.report import write_html
 from slu_kd_lobes.experiments.tables import make_tables
 from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
@@ -148,7 +154,13 @@ def main(arguments, scripts, folder):
                 name: list(map(Outcome.read, runs[name], jobs[name]))
                 for name in runs
             }
-            paths += write_report(target, matrices, outcomes, old)
+            # What the files that are there say of other matrices is kept.
+            records = merged(old, records_of(outcomes), list(outcomes))
+            paths += write_records(target, records)
+            for matrix in matrices:
+                paths += draw_figures(
+                    matrix, outcomes[matrix.name], target / "figures"
+                )
         for path, text in make_tables(matrices, target).items():
             write_text(path, text)
             paths.append(path)

@@ -117,18 +117,13 @@ def _draw_lines(matrix, points, xlabel, log=False):
     ticks = sorted({x for values in means.values() for x in values})
     axis.set_xticks(ticks, [f"{x:,g}" for x in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set(xlabel=xlabel, ylabel=_error_label(shown, means))
+    label = "error (%), mean ± s.d."
+    if len(shown) < len(means):
+        label += f"\n{len(shown)} of {len(means)} systems"
+    axis.set(xlabel=xlabel, ylabel=label)
     axis.grid(alpha=0.3)
     label_ends(axis)
     return figure
-
-
-def _error_label(shown, curves):
-    """Names the axis, and says what is left out."""
-    label = "error (%), mean ± s.d."
-    if len(shown) < len(curves):
-        label += f"\n{len(shown)} of {len(curves)} systems"
-    return label
 
 
 def draw_sizes(matrix, systems):

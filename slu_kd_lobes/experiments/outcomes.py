@@ -76,27 +76,6 @@ class Outcome:
         return np.array(wrong), np.prod(probabilities, axis=1)
 
 
-def wording_number(transcript):
-    """A number for a wording, the same wherever it is said.
-
-    Arguments
-    ---------
-    transcript : str
-        In any writing.
-
-    Returns
-    -------
-    int
-
-    Example
-    -------
-    >>> wording_number("Lights on!") == wording_number("lights on")
-    True
-    """
-    text = normalise_transcript(transcript)
-    return int(fingerprint(text.encode())[:8], 16)
-
-
 def records_of(outcomes):
     """Tidy records of what runs left.
 
@@ -209,13 +188,14 @@ def _add_items(records, outcome):
         if name not in records.utterances:
             rows = outcome.manifests.read(test_set)
             rows.sort(key=lambda row: row["ID"])
+            texts = [normalise_transcript(r["transcription"]) for r in rows]
             records.utterances[name] = [
                 {
                     "set": name,
                     "number": number,
                     "speaker": row["spk_id"],
-                    "wording": wording_number(row["transcription"]),
+                    "wording": int(fingerprint(text.encode())[:8], 16),
                     "seconds": row["duration"],
                 }
-                for number, row in enumerate(rows)
+                for number, (row, text) in enumerate(zip(rows, texts))
             ]

@@ -1,4 +1,4 @@
-"""Everything that experiments leave in the folder ``results``."""
+"""Tables and figures in one file that can be passed on."""
 
 import base64
 import html
@@ -7,9 +7,7 @@ from pathlib import Path
 
 import markdown
 
-from slu_kd_lobes.experiments.figures import FIGURES, draw_figures
-from slu_kd_lobes.experiments.outcomes import records_of
-from slu_kd_lobes.experiments.records import merged, write_records
+from slu_kd_lobes.experiments.figures import FIGURES
 from slu_kd_lobes.utils.files import write_text
 
 STYLE = """
@@ -22,33 +20,6 @@ th, td { border-bottom: 1px solid #ddd; padding: 0.3rem 0.6rem }
 tr:hover { background: #f3f6fb }
 img { max-width: 100%; height: auto }
 """
-
-
-def write_report(folder, matrices, outcomes, old):
-    """Writes tidy files and figures of runs.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Such as ``results``.
-    matrices : list of Matrix
-    outcomes : dict
-        Lists of `Outcome` by name of the matrix.
-    old : Records
-        Of the files that are there; what they say of other matrices is kept.
-
-    Returns
-    -------
-    list of Path
-        What was written.
-    """
-    names = [matrix.name for matrix in matrices]
-    records = merged(old, records_of(outcomes), names)
-    paths = write_records(folder, records)
-    for matrix in matrices:
-        figures = Path(folder) / "figures"
-        paths += draw_figures(matrix, outcomes[matrix.name], figures)
-    return paths
 
 
 def write_html(folder, matrices):
