@@ -371,7 +371,8 @@ def damage_yaml(folder, rng):
 def _damage_below(*places):
     def damage(folder, rng):
         paths = [p for place in places for p in sorted(folder.glob(place))]
-        path = rng.choice([path for path in paths if path.is_file()])
+        paths = [p for p in paths if p.is_file() and p.stat().st_size]
+        path = rng.choice(paths)
         ways = ("cut", "empty", "removed", "noise", "flipped", "zeros")
         way = _harm(path, rng, ways)
         return f"{path.relative_to(folder)} {way}", True

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half-written, and know what they come from."""
+"""Checkpoints that are whole, and know what they come from."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from speechbrain.utils.distributed import ddp_barrier
 
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.training.checkpoints import (
+    CHECKSUMS,
     MadeFrom,
     RandomState,
     WholeCheckpointer,
@@ -65,6 +66,45 @@ def test_what_a_kill_left_is_removed_by_the_next_save(tmp_path):
     assert len(left) == 3 and left[-1] == "mine"
 
 
+@pytest.mark.parametrize("name", ["layer.ckpt", "CKPT.yaml", CHECKSUMS])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, name, harm):
+    """One bit of a weight is enough; the sentence says which file."""
+    layer = {"layer": torch.nn.Linear(20, 20)}
+    saved = WholeCheckpointer(tmp_path, layer).save_checkpoint().path
+    data = bytearray((saved / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    if harm == "flip":
+        (saved / name).write_bytes(data)
+    elif harm == "cut":
+        (saved / name).write_bytes(data[:-1])
+    else:
+        (saved / name).unlink()
+    if harm == "remove":  # as by a deletion that was stopped
+        assert WholeCheckpointer(tmp_path, layer).find_checkpoint() is None
+        return
+    with pytest.raises(ValueError, match="is damaged") as caught:
+        WholeCheckpointer(tmp_path, layer).recover_if_possible()
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value) or name == CHECKSUMS
+    with pytest.raises(ValueError, match="is damaged"):
+        check_origin(WholeCheckpointer(tmp_path), {})
+
+
+def test_what_is_half_deleted_is_no_checkpoint(tmp_path, monkeypatch):
+    """Whichever file a kill left, and the next save removes the rest."""
+    layer = {"layer": torch.nn.Linear(1, 1)}
+    checkpointer = WholeCheckpointer(tmp_path, layer)
+    old = checkpointer.save_checkpoint(name="old").path
+    checkpointer.save_checkpoint(name="new")
+    (old / "layer.ckpt").unlink()
+    again = WholeCheckpointer(tmp_path, layer)
+    names = [c.path.name for c in again.list_checkpoints()]
+    assert names == ["CKPT+new"]
+    again.save_checkpoint(name="newest")
+    assert not old.exists()
+
+
 def test_random_numbers_go_on_where_they_were(tmp_path):
     """Those of torch, and those of a generator beside it."""
     generator = torch.Generator().manual_seed(5)
@@ -75,7 +115,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     expected = torch.rand(4), torch.rand(4, generator=generator)
     torch.manual_seed(0)
     other = torch.Generator().manual_seed(0)
-    again = Checkpointer(tmp_path, {"random": RandomState(other)})
+    again = WholeCheckpointer(tmp_path, {"random": RandomState(other)})
     again.recover_if_possible()
     found = torch.rand(4), torch.rand(4, generator=other)
     assert all(map(torch.equal, found, expected))
@@ -133,7 +173,7 @@ SOURCES = {"train data": "5f", "encoder": "a0", "teacher": [{"schema": "c1"}]}
 def checkpointer(folder, **recoverables):
     """A checkpointer with a model beside other recoverables."""
     model = torch.nn.Linear(2, 2)
-    return Checkpointer(folder, {"model": model, **recoverables})
+    return WholeCheckpointer(folder, {"model": model, **recoverables})
 
 
 def test_a_run_goes_on_from_the_same_sources(tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half-written, and know what they were made from.
+"""Checkpoints that are whole, and know what they were made from.
 
 `WholeCheckpointer` works around two faults of SpeechBrain 1.1.2,
 speechbrain/utils/checkpoints.py; it is not needed any more when
@@ -6,6 +6,7 @@ speechbrain/utils/checkpoints.py; it is not needed any more when
 `save_and_keep_only` copies its list `importance_keys`.
 """
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -20,26 +21,36 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.utils.files import unused_name
-from slu_kd_lobes.utils.fingerprints import check_made_from
+from slu_kd_lobes.utils.fingerprints import check_made_from, file_fingerprint
+
+logger = get_logger(__name__)
 
 UNFINISHED = f"{METAFNAME}.unfinished"
+CHECKSUMS = "CHECKSUMS.json"
 
 
 class WholeCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer, safe against a kill while it saves.
+    """SpeechBrain's checkpointer, safe against kills and damaged files.
 
     SpeechBrain knows a checkpoint by its meta file and writes that file
     first, so a process that is killed before the others are written leaves
     one that looks complete and cannot be loaded. Here the meta file gets its
-    name last; what a kill leaves behind is ignored, and removed by the next
-    save.
+    name last; what a kill leaves behind is left out, and removed by the next
+    save. A checkpoint also holds the hashes of its files, and is refused when
+    one has changed: a flipped bit would pass for a weight.
 
     Arguments
     ---------
     *args, **kwargs
         As for `speechbrain.utils.checkpoints.Checkpointer`.
+
+    Raises
+    ------
+    ValueError
+        When checkpoints are looked for and one is damaged.
 
     Example
     -------
@@ -58,6 +69,10 @@ class WholeCheckpointer(Checkpointer):
     1.0
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._intact = set()
+
     def save_checkpoint(self, *args, **kwargs):
         """Saves a checkpoint; see SpeechBrain's.
 
@@ -72,8 +87,9 @@ class WholeCheckpointer(Checkpointer):
             None on all processes but the main one.
         """
         if if_main_process():
+            whole = self._list_checkpoint_dirs()
             for folder in self.checkpoints_dir.glob("CKPT+*/"):
-                if not (folder / METAFNAME).is_file():
+                if folder not in whole:
                     shutil.rmtree(folder)
         checkpoint = super().save_checkpoint(*args, **kwargs)
         if checkpoint is not None:
@@ -86,7 +102,36 @@ class WholeCheckpointer(Checkpointer):
     def name_checkpoint(self, checkpoint):
         """Gives the meta file of a complete checkpoint its name."""
         part = checkpoint.path / UNFINISHED
+        sums = _checksums(checkpoint.path)
+        sums[METAFNAME] = sums.pop(UNFINISHED)
+        (checkpoint.path / CHECKSUMS).write_text(json.dumps(sums))
+        self._intact.add(checkpoint.path)
         part.replace(checkpoint.path / METAFNAME)
+
+    def _list_checkpoint_dirs(self):
+        folders = super()._list_checkpoint_dirs()
+        return [folder for folder in folders if self._is_whole(folder)]
+
+    def _is_whole(self, folder):
+        """Whether all files of a checkpoint are there, each as it was saved."""
+        if folder in self._intact:
+            return True
+        found, saved = _checksums(folder), {}
+        with contextlib.suppress(OSError, ValueError):
+            saved = dict(json.loads((folder / CHECKSUMS).read_bytes()))
+        lacking = saved.keys() - found.keys()
+        if lacking or not (folder / CHECKSUMS).exists():
+            lacking = ", ".join(sorted(lacking)) or CHECKSUMS
+            logger.warning(f"{folder} is left out: it lacks {lacking}.")
+            return False
+        other = [name for name in found if found[name] != saved.get(name)]
+        if other:
+            raise ValueError(
+                f"the checkpoint {folder} is damaged ({other[0]}): delete "
+                f"{folder.parent}, and the same command starts again"
+            )
+        self._intact.add(folder)
+        return True
 
     def save_and_keep_only(self, *args, importance_keys=(), **kwargs):
         """Saves a checkpoint and deletes others; see SpeechBrain's.
@@ -107,6 +152,15 @@ class WholeCheckpointer(Checkpointer):
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
         part = fpath.with_name(UNFINISHED)
         return super()._save_checkpoint_metafile(part, *args, **kwargs)
+
+
+def _checksums(folder):
+    """Hash of each file of a checkpoint, by name."""
+    return {
+        path.name: file_fingerprint(path)
+        for path in folder.iterdir()
+        if path.name != CHECKSUMS and path.is_file()
+    }
 
 
 @register_checkpoint_hooks
@@ -263,4 +317,4 @@ def check_origin(checkpointer, made_from, **recoverables):
     """
     recoverables["made_from"] = MadeFrom(made_from)
     folder = checkpointer.checkpoints_dir
-    Checkpointer(folder, recoverables).recover_if_possible()
+    WholeCheckpointer(folder, recoverables).recover_if_possible()
