@@ -820,11 +820,42 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     (unfinished / "encoder.ckpt").write_bytes(b"PK")
     train.main(command)
     assert validation_lines(tmp_path) == validation_lines(frames_run)
-    (unfinished / "encoder.ckpt").unlink()
-    unfinished.joinpath("CKPT.yaml.unfinished").unlink()
-    unfinished.rmdir()
+    assert not unfinished.exists()
     resumed, whole = last_weights(tmp_path), last_weights(frames_run)
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_more_epochs_end_like_a_run_that_had_them(
+    speech, train, frames_run, tmp_path
+):
+    """Unless the learning rates of the first ones would have been others."""
+    train.main(arguments(speech, tmp_path, augment=True, number_of_epochs=1))
+    lr = {"augment": True, "final_lr": 0.0001}
+    with pytest.raises(SystemExit, match="error: .*different: .*final_lr"):
+        train.main(arguments(speech, tmp_path, **lr))
+    train.main(arguments(speech, tmp_path, augment=True))
+    resumed, whole = last_weights(tmp_path), last_weights(frames_run)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert validation_lines(tmp_path) == validation_lines(frames_run)
+
+
+def test_a_schedule_and_another_start_are_told(speech, train, tmp_path):
+    """Neither goes on with what is there."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        state = SincNetEncoder().state_dict()
+        torch.save(state, tmp_path / name / "encoder.ckpt")
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    changes = {"final_lr": 0.0001, "start_from": tmp_path / "one"}
+    output = tmp_path / "run"
+    train.main(arguments(speech, output, **changes))
+    with pytest.raises(SystemExit, match="and lr_annealing would have been an"):
+        train.main(arguments(speech, output, number_of_epochs=3, **changes))
+    changes["start_from"] = tmp_path / "moved"
+    train.main(arguments(speech, output, **changes))
+    changes["start_from"] = tmp_path / "two"
+    with pytest.raises(SystemExit, match="was made from another start_from: g"):
+        train.main(arguments(speech, output, **changes))
 
 
 def test_ctc_run(speech, train, tmp_path):
@@ -855,6 +886,9 @@ def test_debug_run_leaves_the_exported_encoder_alone(speech, train, tmp_path):
         ("frames", {"objective": "words"}, "not one of frames, ctc"),
         ("ctc", {"num_phones": 20}, "num_phones is 20, and there are 29"),
         ("frames", {"num_epochs": 3}, "there is no key 'num_epochs'"),
+        ("frames", {"number_of_epochs": 0}, "'number_of_epochs' must be a who"),
+        ("ctc", {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
+        ("ctc", {"lr": ".nan"}, "'lr' must be a number from 1e-12 to 1000"),
     ],
 )
 def test_a_bad_configuration_is_one_sentence(

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from running import (
+    CORPUS,
     ROOT,
     command,
     environment,
@@ -22,6 +23,7 @@ from running import (
 
 from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 from slu_kd_lobes.inference.package import package_run
+from slu_kd_lobes.utils.environment import packaged_minilm
 
 ENCODER = ROOT / "pretrained" / "sincnet-read-speech" / "encoder.ckpt"
 
@@ -113,6 +115,47 @@ def test_killed_run_goes_on_to_the_same_result(finished, small, tmp_path):
     assert metrics_of(tmp_path / "killed") == metrics_of(finished[0])
 
 
+def test_more_epochs_go_on_wherever_corpus_and_models_are(
+    finished, small, tmp_path
+):
+    """To what a run of so many epochs gives, to the digit."""
+    moved = tmp_path / "My data #2"
+    sources = {
+        "data_folder": CORPUS,
+        "encoder_source": ENCODER.parent,
+        "text_encoder": packaged_minilm(),
+    }
+    for key, source in sources.items():
+        shutil.copytree(source, moved / key)
+    options = {**small, "output_folder": tmp_path / "run"}
+    run("distill_teacher_mae_exp", {**options, "number_of_epochs": 2})
+    assert metrics_of(tmp_path / "run") != metrics_of(finished[0])
+    options |= {key: moved / key for key in sources}
+    printed = run("distill_teacher_mae_exp", options)
+    assert "training it now" not in printed and "Encoding" not in printed
+    assert metrics_of(tmp_path / "run") == metrics_of(finished[0])
+
+
+def test_other_data_are_told_before_they_cost_time(finished, small, tmp_path):
+    """And another label set; what to type is said, the run stays."""
+    folder, _, options = finished
+    before = (folder / "hyperparams.yaml").read_text()
+    for path in small["csv_folder"].glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    train = tmp_path / "train_data.csv"
+    lines = train.read_text().splitlines()
+    wrong = {**options, "csv_folder": tmp_path}
+    for rows, words in (
+        (lines[:-1], "was made from another tables, train data: give --output"),
+        ([*lines[:-1], f"{lines[-1].rpartition(',')[0]},attic"], "['attic']"),
+    ):
+        train.write_text("\n".join(rows) + "\n")
+        printed = run("distill_teacher_mae_exp", wrong, fails=True)
+        assert words in printed.strip().splitlines()[-1]
+        assert "training it now" not in printed and "Encoding" not in printed
+    assert (folder / "hyperparams.yaml").read_text() == before
+
+
 def test_checkpoint_carries_its_slots(finished):
     """The label map stands beside the weights."""
     (folder, *_) = (finished[0] / "save").glob("CKPT*")
@@ -137,6 +180,9 @@ def test_checkpoint_carries_its_slots(finished):
         ({"teachers": "[sentence]"}, ["sentence", "professor"]),
         ({"data_folder": "My Corpus #2"}, ["My Corpus #2"]),
         ({"slots": "[action, colour]"}, ["colour"]),
+        ({"slots": "[null]"}, ["slots, 1", "null"]),
+        ({"test_epoch": "bst"}, ["test_epoch", "last or best", "'bst'"]),
+        ({"student": "{num_layers: 0}"}, ["num_layers"]),
     ],
 )
 def test_bad_input_gets_one_sentence(small, tmp_path, options, words):
@@ -166,8 +212,10 @@ def test_stops_when_the_loss_is_not_finite(small, tmp_path):
     broken = {key: value * float("nan") for key, value in weights.items()}
     torch.save(broken, tmp_path / "encoder.ckpt")
     places = {"output_folder": tmp_path / "run", "encoder_source": tmp_path}
+    places["features"] = "on_the_fly"
     printed = run("baseline", {**small, **places}, fails=True)
-    assert "the loss is nan at epoch 1, step 1" in printed
+    assert "error: the loss is nan at epoch 1, step 1" in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 

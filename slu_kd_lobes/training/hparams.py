@@ -163,6 +163,8 @@ def check_kind(key, value, default, source):
             wanted = f"a list such as [{value}]"
         elif default:
             for number, item in enumerate(value, 1):
+                if item is None:
+                    raise ValueError(f"{source}: '{key}, {number}' is null")
                 check_kind(f"{key}, {number}", item, default[0], source)
     elif isinstance(default, CommentedMap) and not isinstance(value, dict):
         first = next(iter(default), "key")
