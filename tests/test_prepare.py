@@ -1074,6 +1074,11 @@ REFUSALS = {
         {"test_splits": ["test", "far_test"]},
         *(MISSING, ["far_test_data.csv", "does not exist"]),
     ),
+    "path as test": (
+        lambda corpus: None,
+        {"test_splits": ["test", "../data/test"]},
+        *(WRONG, ["test_splits: '../data/test' is no name", "_data.csv"]),
+    ),
     "train as test": (
         lambda corpus: None,
         {"test_splits": ["train"]},

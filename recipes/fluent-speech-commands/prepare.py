@@ -268,6 +268,12 @@ def _read_corpus(data_folder, folder, tests, slots):
         )
     found = _find_tests(folder)
     tests = found if tests is None else tests
+    for name in tests:  # files are named after it
+        if Path(str(name)).name != str(name):
+            raise ValueError(
+                f"test_splits: '{name}' is no name of a test set: give what "
+                "stands before _data.csv in the name of its file."
+            )
     names = list(dict.fromkeys(["train", "valid", *tests, *found]))
     missing = [
         f"The CSV file {path} does not exist"
