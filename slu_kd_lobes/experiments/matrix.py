@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import get_args
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from slu_kd_lobes.experiments.corpora import hold_out_wordings, noisy_corpus
 
@@ -50,13 +52,9 @@ DEFINITION = {"config": str, "overrides": dict, "script": str}
 PLACE = {"conditions": list, "paper": dict}
 
 #: What describes the corpus of a condition; its other keys are overrides.
-CONDITION = {
-    "draws": int,
-    "seeds": list,
-    "noise": dict,
-    "held_out": float,
-    "csv_folder": str,
-}
+CONDITION = dict(
+    draws=int, seeds=list, noise=dict, held_out=float, csv_folder=str
+)
 NOISE = {"levels": list, "split": str}
 KINDS = {
     str: "text (in quotes)",
@@ -194,10 +192,15 @@ def _check_names(names, source):
             )
 
 
+def _parse(text):
+    """What YAML 1.2 says, as configurations do: no and 12:30 are text."""
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def _read_yaml(path):
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        return _parse(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not valid YAML: {reason}") from error
 
@@ -356,7 +359,7 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
         for name, value in matrix.variables.items()
     }
     keys = {"slots": SLOTS, **matrix.overrides, **overrides}
-    slots = yaml.safe_load(typed(keys["slots"]))
+    slots = _parse(typed(keys["slots"]))
     for name, condition in matrix.conditions.items():
         condition = dict(condition)
         draws = range(condition.pop("draws", 1))
@@ -401,9 +404,7 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     if splits:
         csv_folder = Path(data_folder) / splits
         if not csv_folder.is_dir():
-            logger.warning(
-                f"'{name}' is left out: no folder {splits} in the corpus"
-            )
+            logger.warning(f"'{name}' is left out: the corpus has no {splits}")
             return None
     if noise:
         folder = Path(made) / "noisy"
@@ -413,13 +414,10 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     corpora = {}
     for draw in draws:
         corpora[draw] = {"data_folder": str(data_folder)}
+        csvs = csv_folder
         if share is not None:
-            folder = Path(made) / "held_out"
-            csvs = hold_out_wordings(
-                data_folder, csv_folder, slots, share, draw, folder
-            )
-        else:
-            csvs = csv_folder
+            chosen = slots, share, draw, Path(made) / "held_out"
+            csvs = hold_out_wordings(data_folder, csv_folder, *chosen)
         if csvs is not None:
             corpora[draw]["csv_folder"] = str(csvs)
     return corpora
