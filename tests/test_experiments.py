@@ -441,7 +441,10 @@ print(tables)
         (("{split: test, levels", "{levels"), "'whole': noise has no split"),
         (("{whole: 1.25}", "1.25"), "'paper' is 1.25: give keys and values"),
         (("half: {train", "half: [train"), "not valid YAML"),
-        (("elsewhere: {csv_folder: no_such_splits}", "half: 3"), "'key: value"),
+        (
+            ("elsewhere: {csv_folder: no_such_splits}", "other: 3"),
+            "'key: value",
+        ),
         (("config: hparams/baseline.yaml, ", ""), "'no KD' has no config"),
         (("KL, T 2:", "KL, T 3:"), "no such name; did you mean 'KL, T 2'?"),
         (
