@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from running import CORPUS, ROOT, environment, metrics_of, run
 
-from slu_kd_lobes.experiments.engine import read_matrices
+from slu_kd_lobes.experiments.engine import parse, read_matrices
 from slu_kd_lobes.experiments.matrix import (
     check_tests,
     read_matrix,
@@ -574,3 +574,43 @@ def test_every_matrix_has_a_row_in_the_readme():
     text = (MATRICES / "README.md").read_text(encoding="utf-8")
     for path in MATRICES.glob("*.yaml"):
         assert f"({path.name})" in text, path
+
+
+def test_a_value_of_a_matrix_is_the_value_typed(tmp_path):
+    """As YAML 1.2 reads it, and as it was written where it is a number."""
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "title: T\nreference: a\nseeds: [1]\nconditions: {all: {}}\n"
+        "systems:\n  a:\n    config: hparams/baseline.yaml\n    overrides:\n"
+        "      config: no\n"
+        "      encoder_source: 'My enc #2 = x'\n"
+        "      text_encoder: 12:30  # a name\n"
+        "      train_log: 012\n"
+        "      feature_folder: 1_000\n"
+        "      teacher_folder: 0x1F\n"
+        "      lr: 1e-3\n"
+        "      slot_values:\n        action: [on, 'c: d']  # values\n"
+    )
+    run, *_ = runs_of(read_matrix(path), "My corpus #3: = a")
+    expected = {
+        "config": "no",
+        "encoder_source": "My enc #2 = x",
+        "text_encoder": "12:30",
+        "train_log": "012",
+        "feature_folder": "1_000",
+        "teacher_folder": "0x1F",
+        "lr": "1e-3",
+        "slot_values": "{action: [on, 'c: d']}",
+        "data_folder": "My corpus #3: = a",
+    }
+    assert {key: run.overrides[key] for key in expected} == expected
+
+
+def test_the_home_folder_is_expanded_for_all_folders(monkeypatch):
+    """A shell leaves it alone behind an equals sign."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    names = ("data_folder", "csv_folder", "results", "report")
+    words = [f"--{name}=~/x #1" for name in names]
+    options, _ = parse(["a.yaml", *words])
+    for name in names:
+        assert str(getattr(options, name)) == "/home/anna/x #1"

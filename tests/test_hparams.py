@@ -395,12 +395,26 @@ def test_references_take_text_as_it_is():
         assert hparams["corpus"]["data_folder"] == word
 
 
-def test_the_home_folder_is_expanded(monkeypatch):
-    """As a shell does, which leaves it alone behind an equals sign."""
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    """From the command line, a short file and a complete one."""
     monkeypatch.setenv("HOME", "/home/anna")
-    assert typed_value("data_folder", "~/x", "data") == "/home/anna/x"
-    assert typed_value("data_folder", "~/x", None) == "/home/anna/x"
-    assert typed_value("data_folder", "/a/~/x", "data") == "/a/~/x"
+    path = tmp_path / "a.yaml"
+    path.write_text(f"base: {HPARAMS / 'base.yaml'}\nencoder_source: ~/e\n")
+    keys = {"data_folder": "~/x", "csv_folder": "~/y", "text_encoder": "/a/~/x"}
+    text = complete_yaml(path, keys)
+    for values in (settings(text), settings(complete_yaml(saved(text)))):
+        assert values["encoder_source"] == "/home/anna/e"
+        assert values["data_folder"] == "/home/anna/x"
+        assert values["csv_folder"] == "/home/anna/y"
+        assert values["text_encoder"] == "/a/~/x"
+    written = saved(text.replace("/home/anna/x", "~/z"))
+    assert settings(complete_yaml(written))["data_folder"] == "/home/anna/z"
+
+
+def saved(text):
+    """The path of a file with a configuration."""
+    write_text("saved.yaml", text)
+    return Path("saved.yaml")
 
 
 def test_null_is_nothing_for_every_kind():

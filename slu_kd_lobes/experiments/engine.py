@@ -5,6 +5,7 @@ A recipe hands over its scripts; nothing here knows what they train.
 
 import argparse
 import logging
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -81,14 +82,18 @@ def parse(arguments):
     parser.add_argument(
         "matrices", nargs="+", type=Path, metavar="experiments/NAME.yaml"
     )
-    parser.add_argument("--data_folder", help="the corpus")
-    parser.add_argument("--csv_folder", help="CSV files of the corpus")
+    home = os.path.expanduser  # a shell leaves what follows = alone
+    parser.add_argument("--data_folder", type=home, help="the corpus")
+    parser.add_argument("--csv_folder", type=home, help="its CSV files")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="of the runs"
+        "--results",
+        type=lambda text: Path(home(text)),
+        default=Path("results"),
+        help="of the runs",
     )
     parser.add_argument(
         "--report",
-        type=Path,
+        type=lambda text: Path(home(text)),
         default=Path(),
         help="folder whose 'results' takes tables and figures",
     )

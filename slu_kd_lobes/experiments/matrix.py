@@ -26,6 +26,7 @@ would stand on the command line: text is given as it is.
 """
 
 import difflib
+import io
 import logging
 import re
 from dataclasses import MISSING, dataclass, field, fields
@@ -33,11 +34,10 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
-import yaml
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from slu_kd_lobes.experiments.corpora import hold_out_wordings, noisy_corpus
+from slu_kd_lobes.training.hparams import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +161,17 @@ def typed(value):
     """
     if isinstance(value, str):
         return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    return text.removesuffix("\n").removesuffix("\n...")
+    yaml, text = YAML(), io.StringIO()
+    yaml.default_flow_style, yaml.width = True, 10**6
+    yaml.dump(_plain(value), text)
+    return text.getvalue().removesuffix("\n").removesuffix("\n...")
+
+
+def _plain(value):
+    """Without layout and comments; numbers stay as they were written."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return list(map(_plain, value)) if isinstance(value, list) else value
 
 
 def _check(content, known, source, others=False):
@@ -192,17 +201,8 @@ def _check_names(names, source):
             )
 
 
-def _parse(text):
-    """What YAML 1.2 says, as configurations do: no and 12:30 are text."""
-    return YAML(typ="safe", pure=True).load(text)
-
-
 def _read_yaml(path):
-    try:
-        return _parse(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not valid YAML: {reason}") from error
+    return parse_yaml(path.read_text(encoding="utf-8"), path)
 
 
 def read_systems(folder):
@@ -359,7 +359,7 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
         for name, value in matrix.variables.items()
     }
     keys = {"slots": SLOTS, **matrix.overrides, **overrides}
-    slots = _parse(typed(keys["slots"]))
+    slots = parse_yaml(typed(keys["slots"]), "slots")
     for name, condition in matrix.conditions.items():
         condition = dict(condition)
         draws = range(condition.pop("draws", 1))

@@ -32,7 +32,29 @@ def _yaml():
     return yaml
 
 
-def _parse(text, source):
+def parse_yaml(text, source):
+    """What YAML 1.2 says, with its tags; ``no`` and ``12:30`` are text.
+
+    Arguments
+    ---------
+    text : str
+    source : str or Path
+        Where it stands, for the message.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ValueError
+        If it is no YAML.
+
+    Example
+    -------
+    >>> parse_yaml("[on, 012]", "a.yaml")
+    ['on', 12]
+    """
     try:
         return _yaml().load(text)
     except YAMLError as error:
@@ -45,7 +67,7 @@ def _parse(text, source):
 
 
 def _read(path):
-    content = _parse(path.read_text(encoding="utf-8"), path)
+    content = parse_yaml(path.read_text(encoding="utf-8"), path)
     if not isinstance(content, CommentedMap):
         raise ValueError(f"{path} must consist of lines 'key: value'")
     return content
@@ -75,8 +97,8 @@ def typed_value(key, text, default):
         As it was typed.
     default
         The value of the key in the complete YAML, which says of what kind the
-        new one must be. For names and paths the text is used as it is, with a
-        leading ``~`` expanded; ``null`` is None.
+        new one must be. For names and paths the text is used as it is;
+        ``null`` is None.
 
     Returns
     -------
@@ -103,9 +125,9 @@ def typed_value(key, text, default):
     if text == "null":
         return None
     if not _is_text(default):
-        value = _parse(text, f"{COMMAND_LINE}: '{key}'")
+        value = parse_yaml(text, f"{COMMAND_LINE}: '{key}'")
     elif _may_be_list(key, text, default):
-        value = _parse(text, f"{COMMAND_LINE}: '{key}'")
+        value = parse_yaml(text, f"{COMMAND_LINE}: '{key}'")
     else:
         # HyperPyYAML would look for a key of that name, or make a tuple.
         if "<" in text and ">" in text or text[:1] + text[-1:] == "()":
@@ -113,7 +135,7 @@ def typed_value(key, text, default):
                 f"{COMMAND_LINE}: '{key}' cannot hold both < and >, or begin "
                 f"with ( and end with ), as {text!r} does: choose another name"
             )
-        value = os.path.expanduser(text) if text.startswith("~") else text
+        value = text
     check_kind(key, value, default, COMMAND_LINE)
     return value
 
@@ -245,6 +267,8 @@ def _check_choices(tree, source):
 def complete_yaml(hparams_file, overrides=None):
     """The complete YAML of a configuration, with its references.
 
+    A leading ``~`` is expanded to the home folder.
+
     Arguments
     ---------
     hparams_file : str or Path
@@ -297,6 +321,9 @@ def complete_yaml(hparams_file, overrides=None):
         value = typed_value(key, text, tree[key])
         _check_nested(key, value, tree[key], COMMAND_LINE, tree)
         _replace(tree, key, value)
+    for key, value in tree.items():
+        if isinstance(value, str) and value.startswith("~"):
+            tree[key] = os.path.expanduser(value)
     _check_choices(tree, path)
     _check_ranges(
         tree,
@@ -382,7 +409,7 @@ def settings(text):
     >>> settings('a: ["b", null]') == settings("a:\\n  - b\\n  -\\n")
     True
     """
-    return _plain(_parse(text, "the YAML"))
+    return _plain(parse_yaml(text, "the YAML"))
 
 
 def _plain(value):
