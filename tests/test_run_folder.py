@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from slu_kd_lobes.training.checkpoints import MadeFrom
+from slu_kd_lobes.training.checkpoints import MadeFrom, WholeCheckpointer
 from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
 from slu_kd_lobes.training.run_folder import (
     SHAPES_NO_NUMBER,
@@ -316,7 +315,7 @@ class Starts:
         counter.current = epochs
         made_from = MadeFrom({"train data": self.data})
         recoverables = {"counter": counter, "made_from": made_from}
-        checkpointer = Checkpointer(self.folder / "save", recoverables)
+        checkpointer = WholeCheckpointer(self.folder / "save", recoverables)
         checkpointer.save_checkpoint(end_of_epoch=end_of_epoch)
 
 
