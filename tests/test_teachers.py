@@ -129,6 +129,15 @@ def test_no_more_than_60_tokens_are_read(minilm):
     assert not torch.equal(logits[0], logits[1])
 
 
+def test_more_tokens_than_the_text_encoder_reads_are_refused():
+    """Before a long sentence meets it."""
+    assert TextTeacher(packaged_minilm(), 4, ClsPooling(), 512)
+    with pytest.raises(
+        ValueError, match="^max_tokens is 513, and .* at most 5"
+    ):
+        TextTeacher(packaged_minilm(), 4, ClsPooling(), 513)
+
+
 def test_all_of_the_text_encoder_learns(minilm):
     """It is fine-tuned, not frozen; only BERT's own pooler is unused."""
     minilm.pooling = ClsPooling()

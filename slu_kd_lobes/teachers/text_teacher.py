@@ -89,7 +89,7 @@ class TextTeacher(torch.nn.Module):
     Raises
     ------
     ValueError
-        If the model cannot be had.
+        If the model cannot be had, or cannot read so many tokens.
 
     Example
     -------
@@ -113,6 +113,15 @@ class TextTeacher(torch.nn.Module):
             )
         self.tokenizer = encoder.tokenizer
         self.encoder = encoder.model
+        limit = min(
+            self.tokenizer.model_max_length,
+            getattr(self.encoder.config, "max_position_embeddings", max_length),
+        )
+        if max_length > limit:
+            raise ValueError(
+                f"max_tokens is {max_length}, and {source} reads at most "
+                f"{limit} tokens: lower it"
+            )
         width = self.encoder.config.hidden_size
         self.classifier = (
             torch.nn.Identity()
