@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from running import seal_checkpoint
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.inference.encoders import WaveformEncoder
 
@@ -741,6 +742,7 @@ def test_the_best_epoch_is_exported_not_the_last(
     state = torch.load(best / "encoder.ckpt", weights_only=True)
     state = {name: x + 0.5 for name, x in state.items()}
     torch.save(state, best / "encoder.ckpt")
+    seal_checkpoint(best)
     train.main(
         arguments(speech, run, augment=True, data_description="Only tones.")
     )

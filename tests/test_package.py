@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from running import environment, manifest_rows
+from running import environment, manifest_rows, seal_checkpoint
 from speechbrain.inference.interfaces import foreign_class
 
 from slu_kd_lobes import __version__
@@ -191,6 +191,14 @@ def test_a_local_model_is_used_where_it_is(package, tmp_path):
     assert model.schema.names == ["action", "object", "location"]
 
 
+def test_a_device_that_is_not_there_is_one_sentence(package):
+    """Before anything is loaded."""
+    with pytest.raises(ValueError, match="device 'cuda:7' cannot be used"):
+        SpokenIntentClassifier.from_hparams(
+            package, run_opts={"device": "cuda:7"}
+        )
+
+
 def test_a_folder_without_a_model_is_one_sentence(tmp_path):
     """Whatever else is in it."""
     (tmp_path / "notes.txt").write_text("hello")
@@ -242,6 +250,7 @@ def test_another_encoder_than_that_of_the_training_is_refused(
     for path in run.glob("save/*/made_from.ckpt"):
         made_from = json.loads(path.read_text())
         path.write_text(json.dumps({**made_from, "encoder": "0"}))
+        seal_checkpoint(path.parent)
     with pytest.raises(ValueError, match="encoder .* has changed"):
         package_run(run, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

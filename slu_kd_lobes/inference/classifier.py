@@ -5,6 +5,7 @@ wrote.
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from speechbrain.inference.interfaces import Pretrained
 from slu_kd_lobes.data.audio import as_waveforms, read_waveform, resample
 from slu_kd_lobes.evaluation.metrics import slot_predictions
 from slu_kd_lobes.utils.blocks import RefusedModel, load_pretrained_blocks
+from slu_kd_lobes.utils.devices import check_device
 from slu_kd_lobes.utils.fingerprints import fingerprint, weights_fingerprint
 from slu_kd_lobes.utils.hub import model_folder, readable_source
 
@@ -162,7 +164,9 @@ class SpokenIntentClassifier(Pretrained):
             If there is no such model, another version of this project made
             it, it was changed, or it would run code.
         """
-        folder = model_folder(str(source), savedir)
+        options = kwargs.get("run_opts") or {}
+        check_device(options["device"] if "device" in options else "cpu")
+        folder = model_folder(os.path.expanduser(source), savedir)
         text = package_text(folder)
         overrides = {"package_folder": folder, **(overrides or {})}
         with readable_source("model", folder, "fetch or package it again"):

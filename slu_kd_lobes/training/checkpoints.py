@@ -102,7 +102,7 @@ class WholeCheckpointer(Checkpointer):
     def name_checkpoint(self, checkpoint):
         """Gives the meta file of a complete checkpoint its name."""
         part = checkpoint.path / UNFINISHED
-        sums = _checksums(checkpoint.path)
+        sums = checksums(checkpoint.path)
         sums[METAFNAME] = sums.pop(UNFINISHED)
         (checkpoint.path / CHECKSUMS).write_text(json.dumps(sums))
         self._intact.add(checkpoint.path)
@@ -116,7 +116,7 @@ class WholeCheckpointer(Checkpointer):
         """Whether all files of a checkpoint are there, each as it was saved."""
         if folder in self._intact:
             return True
-        found, saved = _checksums(folder), {}
+        found, saved = checksums(folder), {}
         with contextlib.suppress(OSError, ValueError):
             saved = dict(json.loads((folder / CHECKSUMS).read_bytes()))
         lacking = saved.keys() - found.keys()
@@ -154,8 +154,18 @@ class WholeCheckpointer(Checkpointer):
         return super()._save_checkpoint_metafile(part, *args, **kwargs)
 
 
-def _checksums(folder):
-    """Hash of each file of a checkpoint, by name."""
+def checksums(folder):
+    """Hash of each file of a checkpoint.
+
+    Arguments
+    ---------
+    folder : Path
+
+    Returns
+    -------
+    dict
+        By name.
+    """
     return {
         path.name: file_fingerprint(path)
         for path in folder.iterdir()
