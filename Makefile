@@ -104,7 +104,7 @@ package: setup ## make a model folder: make package RUN=results/... OUT=...
 	$(BIN)/slu-kd package "$(RUN)" "$(OUT)"
 
 test: setup ## run the docstring examples and the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## check style, YAML files and spelling
 	$(BIN)/ruff check .

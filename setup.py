@@ -51,6 +51,8 @@ REQUIREMENTS = [
 DEVELOPMENT = [
     # Tests and docstring examples.
     "pytest>=7.4,<10",
+    # Several test files at a time.
+    "pytest-xdist>=3.6,<4",
     # Ends a test that hangs, and says where it hung.
     "pytest-timeout>=2.3,<3",
     # Lint and format; the same versions as SpeechBrain.

@@ -312,15 +312,13 @@ def damage_csv(folder, rng):
     return f"{path.name} {way}", False
 
 
+#: Of keys that the command line of a trial does not give.
 YAML_FAULTS = (
     "learning_rate: 0.1",
     "lr: fast",
     "lr: -1",
     "lr: .nan",
-    "batch_size: 0",
-    "batch_size: 2.5",
     "batch_size: [8]",
-    "number_of_epochs: 0",
     "seed: -1",
     "test_epoch: beast",
     "kd_schedule: linear",
@@ -345,9 +343,7 @@ YAML_FAULTS = (
     "matching_weight: -1",
     "valid_every: 0",
     "max_tokens: 1",
-    "data_folder: /no/such/corpus",
     "sample_rate: 8000",
-    "output_folder: /proc/no/such",
     "batch_size: 8\n\tlr: 1",
     "lr: [1",
     "lr: *nobody",

@@ -1,8 +1,8 @@
 """Alignment of a speech model's frames with a text model's token vectors.
 
-Every loss is a module with the same call: ``loss(frames, tokens)``, two
-`Units`, gives one scalar, the mean over the batch. How much each unit counts
-is its prior (:mod:`slu_kd_lobes.losses.priors`).
+Every loss is an `Alignment`: ``loss(frames, tokens)``, two `Units`, gives one
+scalar, the mean over the batch. How much each unit counts is its prior
+(:mod:`slu_kd_lobes.losses.priors`).
 
 Source: Ni et al. 2023, "Adaptive Knowledge Distillation between Text and
 Speech Pre-trained Models" (PAD): the global, token-level local and span-level
@@ -37,8 +37,45 @@ class Units:
     mask: torch.Tensor
     priors: torch.Tensor
 
+    def repeated(self, item, times):
+        """One sequence many times, to compare it with as many others.
 
-class GlobalAlignment(torch.nn.Module):
+        Arguments
+        ---------
+        item, times : int
+
+        Returns
+        -------
+        Units
+            [times, ...]; no memory is copied.
+        """
+        parts = self.vectors[item], self.mask[item], self.priors[item]
+        return Units(*(part.expand(times, *part.shape) for part in parts))
+
+
+class Alignment(torch.nn.Module):
+    """How far the frames of a batch are from its tokens."""
+
+    def distances(self, frames, tokens):
+        """Returns the distance of each pair.
+
+        Arguments
+        ---------
+        frames, tokens : Units
+
+        Returns
+        -------
+        torch.Tensor
+            [batch].
+        """
+        raise NotImplementedError
+
+    def forward(self, frames, tokens):
+        """Returns the mean distance, a scalar; see `distances`."""
+        return self.distances(frames, tokens).mean()
+
+
+class GlobalAlignment(Alignment):
     """L1 distance of the sums of both sides, weighted by their priors.
 
     Example
@@ -49,26 +86,16 @@ class GlobalAlignment(torch.nn.Module):
     tensor(2.)
     """
 
-    def forward(self, frames, tokens):
-        """Returns the distance.
-
-        Arguments
-        ---------
-        frames, tokens : Units
-
-        Returns
-        -------
-        torch.Tensor
-            A scalar.
-        """
+    def distances(self, frames, tokens):
+        """Returns the distance of each pair; see `Alignment`."""
         speech, text = (
             torch.einsum("bu,buv->bv", side.priors, _single(side.vectors))
             for side in (frames, tokens)
         )
-        return (speech - text).abs().sum(-1).mean()
+        return (speech - text).abs().sum(-1)
 
 
-class LocalAlignment(torch.nn.Module):
+class LocalAlignment(Alignment):
     """Each token's cosine to its most similar frame.
 
     Arguments
@@ -89,13 +116,13 @@ class LocalAlignment(torch.nn.Module):
         super().__init__()
         self.speech_priors = speech_priors
 
-    def forward(self, frames, tokens):
-        """Returns the negative similarity; see :class:`GlobalAlignment`."""
+    def distances(self, frames, tokens):
+        """Returns minus the similarity of each pair; see `Alignment`."""
         priors = frames.priors if self.speech_priors else None
         return _best_similarity(frames.vectors, frames.mask, tokens, priors)
 
 
-class SpanAlignment(torch.nn.Module):
+class SpanAlignment(Alignment):
     """Each token's cosine to its most similar span of frames.
 
     The frames with the highest priors are anchors, at most one a token. Round
@@ -133,8 +160,8 @@ class SpanAlignment(torch.nn.Module):
             raise ValueError(f"spans {self.spans} must be above 0")
         self.anchors = anchors
 
-    def forward(self, frames, tokens):
-        """Returns the negative similarity; see :class:`GlobalAlignment`."""
+    def distances(self, frames, tokens):
+        """Returns minus the similarity of each pair; see `Alignment`."""
         anchors, mask = self.find_anchors(frames, tokens)
         starts, ends = self.find_spans(
             anchors, frames.mask.sum(-1), tokens.mask.sum(-1)
@@ -239,4 +266,4 @@ def _best_similarity(candidates, mask, tokens, priors=None):
         cosines = cosines * priors.unsqueeze(-1)
     cosines = cosines.masked_fill(~mask.unsqueeze(-1), float("-inf"))
     best = cosines.amax(1).masked_fill(~tokens.mask, 0)
-    return -(tokens.priors * best).sum(-1).mean()
+    return -(tokens.priors * best).sum(-1)

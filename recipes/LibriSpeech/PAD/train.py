@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Aligns a pre-trained speech model with a pre-trained text model.
+
+A frame of the speech model is drawn towards the text model's vector of what
+is said there, on a few hours of speech with transcripts. How much a frame or a
+token counts is the attention that it receives. The structure of the speech
+model stays as it is: the aligned one is saved as its source was, and serves
+whatever its source served, such as the encoder of a student of spoken
+language understanding.
+
+To run this recipe:
+> python train.py hparams/slocal.yaml --data_folder=/path/to/LibriSpeech \
+>     --speech_model=facebook/wav2vec2-base --text_model=bert-base-uncased
+
+Source: Ni et al. 2023, "Adaptive Knowledge Distillation between Text and
+Speech Pre-trained Models" (PAD).
+
+Authors
+ * slu_kd_lobes authors
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from prepare import prepare_speech
+from speechbrain.nnet.schedulers import (
+    LinearWarmupScheduler,
+    update_learning_rate,
+)
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from slu_kd_lobes.data.batching import UtteranceDataset
+from slu_kd_lobes.data.features import Waveforms
+from slu_kd_lobes.evaluation.retrieval import ranks, retrieval_metrics
+from slu_kd_lobes.losses.priors import uniform
+from slu_kd_lobes.training.brain import StudentBrain
+from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.training.run_folder import (
+    finish_run,
+    one_sentence_errors,
+    open_folder,
+    parse_arguments,
+    start_or_resume,
+)
+from slu_kd_lobes.utils.environment import git_commit, package_versions
+from slu_kd_lobes.utils.files import whole, write_json
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
+
+logger = get_logger(__name__)
+
+
+class AlignmentBrain(StudentBrain):
+    """Trains the speech model on the distances to the text model.
+
+    Besides what StudentBrain has, it is given the `tokens`, a table of the
+    text model, and the rows in it of the validation set's transcripts.
+    """
+
+    best = "top1"
+    highest_is_best = True
+
+    def compute_forward(self, batch, stage):
+        """Returns the frames, projected where the widths differ."""
+        batch.to(self.device)
+        frames = self.modules.encoder(batch.inputs, batch.lengths)
+        if "projection" in self.modules:
+            vectors = self.modules.projection(frames.vectors)
+            frames = replace(frames, vectors=vectors)
+        return self.with_priors(frames)
+
+    def with_priors(self, units):
+        """The same with the priors that are wanted."""
+        if self.hparams.priors == "attention":
+            return units
+        return replace(units, priors=uniform(units.mask))
+
+    def tokens_of(self, rows):
+        """The text model's tokens of transcripts."""
+        return self.with_priors(self.tokens.units(rows, self.device))
+
+    def compute_objectives(self, frames, batch, stage):
+        """Returns the sum of the distances that are wanted."""
+        tokens = self.tokens_of(batch.rows.cpu())
+        terms = {
+            name: loss(frames, tokens) for name, loss in self.losses.items()
+        }
+        loss = sum(terms.values())
+        self.log_terms(len(batch.indices), loss=loss, **terms)
+        if stage != sb.Stage.TRAIN:
+            self.ranks.append(self.rank(frames, batch.rows.cpu()))
+        return loss
+
+    def rank(self, frames, rows):
+        """Rank of each utterance's transcript among those of the set."""
+        tokens = self.tokens_of(self.valid_rows)
+        distances = []
+        for item in range(len(rows)):
+            one = frames.repeated(item, len(self.valid_rows))
+            parts = [x.distances(one, tokens) for x in self.losses.values()]
+            distances.append(sum(parts))
+        own = torch.searchsorted(self.valid_rows, rows).to(self.device)
+        return ranks(torch.stack(distances), own).cpu()
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate of the step: up, then down to nothing."""
+        if should_step:
+            lr = self.schedule.calculate_lr(self.optimizer_step + 1)
+            update_learning_rate(self.optimizer, lr)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Starts the list of ranks."""
+        super().on_stage_start(stage, epoch)
+        self.ranks = []
+
+    def evaluation_stats(self):
+        """Returns the mean distance, and how often the own text is nearest."""
+        found = retrieval_metrics(torch.cat(self.ranks))
+        return {"loss": self.means()["loss"], **found}
+
+
+def draw(rows, hours, seed):
+    """Rows of as many hours as are wanted, drawn at random."""
+    if hours is None:
+        return rows
+    order = np.random.default_rng(seed).permutation(len(rows))
+    seconds = np.cumsum([rows[i]["duration"] for i in order])
+    drawn = order[: int(np.searchsorted(seconds, 3600 * hours)) + 1]
+    return [rows[i] for i in sorted(drawn)]
+
+
+def dataio_prep(hparams, manifests, device):
+    """Builds the data sets, and the table of their transcripts."""
+    splits = {}
+    for split, path in manifests.items():
+        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+        root = hparams["data_folder"]
+        rows = [
+            {**row, "ID": name, "wav": row["wav"].format(data_root=root)}
+            for name, row in sorted(manifest.items())
+        ]
+        kept = [r for r in rows if r["duration"] <= hparams["longest"]]
+        if len(kept) < len(rows):
+            logger.warning(
+                f"{split}: {len(rows) - len(kept)} utterances are longer than "
+                f"{hparams['longest']} s and are left out."
+            )
+        splits[split] = kept
+    for split, hours in (
+        ("train", hparams["hours"]),
+        ("valid", hparams["valid_hours"]),
+    ):
+        splits[split] = draw(splits[split], hours, hparams["subset_seed"])
+    texts = {
+        split: [row["transcription"] for row in rows]
+        for split, rows in splits.items()
+    }
+    if hparams["shuffled_transcripts"]:  # a control that must fail
+        np.random.default_rng(hparams["seed"]).shuffle(texts["train"])
+    tokens = hparams["token_model"].table(sum(texts.values(), []), device)
+    datasets = {
+        split: UtteranceDataset(
+            ids=[row["ID"] for row in rows],
+            inputs=Waveforms(
+                [row["wav"] for row in rows],
+                [round(1000 * row["duration"]) for row in rows],
+                hparams["sample_rate"],
+            ),
+            rows=torch.tensor(tokens.rows_of(texts[split])),
+        )
+        for split, rows in splits.items()
+    }
+    return datasets, tokens
+
+
+def make_modules(hparams, tokens):
+    """The speech model, and a projection where the widths differ."""
+    encoder = hparams["make_encoder"]()
+    speech, text = encoder.feature_size, tokens.outputs.shape[1] - 1
+    modules = {"encoder": encoder}
+    if speech != text:
+        logger.warning(
+            f"The speech model has vectors of {speech} and the text model of "
+            f"{text}: a linear projection goes between them, and is left "
+            "behind after the training."
+        )
+        modules["projection"] = torch.nn.Linear(speech, text)
+    return modules
+
+
+def save_aligned(brain, folder):
+    """Writes the speech model of the best epoch in its source's layout."""
+    with whole(Path(folder)) as part:
+        brain.modules.encoder.save_pretrained(part)
+        shutil.rmtree(folder, ignore_errors=True)  # of fewer epochs
+
+
+def main(arguments):
+    """Prepares, aligns and saves."""
+    with one_sentence_errors():
+        hparams_file, run_opts, overrides = parse_arguments(arguments)
+        hparams, text = load_hparams(hparams_file, overrides)
+        open_folder(hparams, text)
+        manifests = {
+            "train": hparams["train_manifest"],
+            "valid": hparams["valid_manifest"],
+        }
+        run_on_main(
+            prepare_speech,
+            kwargs={
+                "data_folder": hparams["data_folder"],
+                "manifests": manifests,
+                "splits": hparams["splits"],
+                "aligned": False,
+            },
+        )
+        datasets, tokens = dataio_prep(hparams, manifests, run_opts["device"])
+        sb.utils.seed.seed_everything(hparams["seed"])
+        modules = make_modules(hparams, tokens)
+        sources = {
+            "tokens": tokens.made_from,
+            "speech model": module_fingerprint(modules["encoder"]),
+        }
+        start_or_resume(hparams, text, sources)
+
+    brain = AlignmentBrain(
+        modules,
+        made_from=sources,
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+        train_logger=hparams["train_logger"],
+    )
+    train, valid = datasets["train"], datasets["valid"]
+    brain.losses = {n: hparams["losses"][n] for n in hparams["alignments"]}
+    brain.tokens = tokens
+    brain.valid_rows = valid.columns["rows"].unique()
+    size, workers = hparams["batch_size"], hparams["num_workers"]
+    train_options = train.loader_options(size, hparams["seed"], workers)
+    steps = len(train_options["batch_sampler"]) * hparams["number_of_epochs"]
+    steps = steps // brain.grad_accumulation_factor
+    brain.schedule = LinearWarmupScheduler(
+        hparams["lr"], round(hparams["warm_up"] * steps), steps + 1
+    )
+    valid_options = valid.loader_options(size, num_workers=workers)
+    if hparams["checkpointer"].find_checkpoint() is None:
+        brain.evaluate(valid, test_loader_kwargs=dict(valid_options))
+        brain.train_stats = {}
+        brain.log_epoch(0, brain.evaluation_stats())  # unaligned
+    brain.fit(
+        hparams["epoch_counter"],
+        train,
+        valid,
+        train_loader_kwargs=train_options,
+        valid_loader_kwargs=dict(valid_options),
+    )
+    brain.test(valid, hparams["test_epoch"], **valid_options)
+    if if_main_process():
+        first, last = brain.history.epochs[0], brain.evaluation_stats()
+        print(
+            f"own transcript nearest: {first['valid_top1']:.1f} % before, "
+            f"{last['top1']:.1f} % after (of {len(valid)} utterances)\n"
+            f"aligned model: {hparams['aligned_folder']}"
+        )
+        save_aligned(brain, hparams["aligned_folder"])
+        write_json(
+            Path(hparams["output_folder"]) / "metrics.json",
+            {
+                **{key: hparams[key] for key in ("config", "seed")},
+                "before": first,
+                "valid": last,
+                "n_train": len(train),
+                "n_valid": len(valid),
+                "history": brain.history.epochs,
+                "projection": "projection" in modules,
+                "versions": package_versions(),
+                "commit": git_commit(),
+            },
+        )
+    finish_run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
