@@ -89,7 +89,7 @@ class GlobalAlignment(Alignment):
     def distances(self, frames, tokens):
         """Returns the distance of each pair; see `Alignment`."""
         speech, text = (
-            torch.einsum("bu,buv->bv", side.priors, _single(side.vectors))
+            torch.einsum("bn,bnv->bv", side.priors, _single(side.vectors))
             for side in (frames, tokens)
         )
         return (speech - text).abs().sum(-1)
