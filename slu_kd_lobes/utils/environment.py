@@ -33,8 +33,12 @@ def bundled(name):
 
     Example
     -------
-    >>> bundled("hparams").endswith("hparams")
-    True
+    >>> bundled("no such folder")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: no such folder comes with a checkout of slu_kd_lobes, \
+and this installation has none: clone the project and run it there, or give \
+another folder
     """
     for folder in (ROOT, PACKAGE):
         if (folder / name).is_dir():
