@@ -114,7 +114,7 @@ def student(
         options["checkpointer"] = WholeCheckpointer(
             folder, recoverables={"counter": counter}
         )
-    hparams = {"number_of_epochs": epochs, "valid_every": valid_every}
+    hparams = {"number_of_epochs": epochs}
     run_opts = {"ckpt_interval_steps": steps, "noprogressbar": True}
     brain = kind(
         {"layer": layer},
@@ -123,6 +123,7 @@ def student(
         run_opts={"device": "cpu", "distributed_backend": "gloo", **run_opts},
         **options,
     )
+    brain.valid_every = valid_every
     return brain, counter
 
 

@@ -54,8 +54,8 @@ class StudentBrain(sb.Brain):
     """SpeechBrain's Brain that keeps what is known of every epoch.
 
     A subclass defines `compute_forward` and `compute_objectives`, and logs
-    its terms by `log_terms`. The keys ``seed``, ``number_of_epochs`` and
-    ``valid_every`` of `hparams` are used where they are there.
+    its terms by `log_terms`. The keys ``seed`` and ``number_of_epochs`` of
+    `hparams` are used where they are there.
 
     Arguments
     ---------
@@ -97,6 +97,8 @@ class StudentBrain(sb.Brain):
     #: The validation statistic that says which epoch is best.
     best = "loss"
     highest_is_best = False
+    #: Epochs from one validation to the next; the last one ends with one, too.
+    valid_every = 1
 
     def __init__(
         self,
@@ -243,9 +245,8 @@ class StudentBrain(sb.Brain):
 
     def validates(self, epoch):
         """Whether an epoch ends with validation; the last one does."""
-        every = getattr(self.hparams, "valid_every", 1)
         last = getattr(self.hparams, "number_of_epochs", None)
-        return epoch == last or epoch % every == 0
+        return epoch == last or epoch % self.valid_every == 0
 
     def _fit_valid(self, valid_set, epoch, enable):
         # Brain.fit offers no other place to leave validation out.

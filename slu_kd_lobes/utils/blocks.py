@@ -110,6 +110,7 @@ class _Loader(ruamel.yaml.SafeLoader):
     """Looks at each node before anything is made of it."""
 
     def construct_object(self, node, deep=True):
+        """As ruamel.yaml's, for a node that may be made."""
         _check_node(node)
         return super().construct_object(node, deep)
 

@@ -236,6 +236,7 @@ def main(arguments):
         checkpointer=hparams["checkpointer"],
     )
     brain.features, brain.slices = features, manifests.schema.slices
+    brain.valid_every = hparams["valid_every"]
     size, workers = hparams["batch_size"], features.loader_workers
     train, valid = datasets["train"], datasets["valid"]
     with one_sentence_errors(), timed("train"):
