@@ -256,6 +256,19 @@ def test_keys_of_another_version_are_refused(run_of):
         )
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0", b"lr", b"- 1", b"\xff\xfe", b"a: [1", b"1: \n2"]
+)
+def test_a_damaged_configuration_is_one_sentence(run_of, content):
+    """Whatever a crash left of it, and it says what to do."""
+    folder = run_of(COMPLETE)
+    (folder / "hyperparams.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match="hyperparams.yaml is damaged") as told:
+        check_same_run(folder, COMPLETE)
+    assert "-2, or delete that folder" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
 def test_comments_do_not_make_another_configuration(run_of):
     """Nor do blank lines, wherever they stand, nor the order of keys."""
     folder = run_of(COMPLETE)

@@ -66,11 +66,15 @@ def parse_yaml(text, source):
         ) from error
 
 
-def _read(path):
-    content = parse_yaml(path.read_text(encoding="utf-8"), path)
+def _mapping(text, source):
+    content = parse_yaml(text, source)
     if not isinstance(content, CommentedMap):
-        raise ValueError(f"{path} must consist of lines 'key: value'")
+        raise ValueError(f"{source} must consist of lines 'key: value'")
     return content
+
+
+def _read(path):
+    return _mapping(path.read_text(encoding="utf-8"), path)
 
 
 def _tag(value):
@@ -390,17 +394,24 @@ def load_hparams(hparams_file, overrides=None):
         raise ValueError(f"{hparams_file}: {reason}") from error
 
 
-def settings(text):
+def settings(text, source="the YAML"):
     """What a complete YAML says, however it is laid out.
 
     Arguments
     ---------
     text : str
+    source : str or Path
+        Where it stands, for the message.
 
     Returns
     -------
     dict
         Plain values by key; that of an object is ``[tag, arguments]``.
+
+    Raises
+    ------
+    ValueError
+        If it is no YAML of keys and values.
 
     Example
     -------
@@ -409,7 +420,7 @@ def settings(text):
     >>> settings('a: ["b", null]') == settings("a:\\n  - b\\n  -\\n")
     True
     """
-    return _plain(parse_yaml(text, "the YAML"))
+    return _plain(_mapping(text, source))
 
 
 def _plain(value):

@@ -189,11 +189,20 @@ def _keep(folder, text):
     """Writes the configuration; removes the metrics of another end."""
     saved = folder / CONFIGURATION
     if saved.is_file():
-        old, new = settings(saved.read_text(encoding="utf-8")), settings(text)
+        old, new = _settings_of(saved), settings(text)
         ends = "number_of_epochs", "test_epoch"
         if any(old.get(key) != new.get(key) for key in ends):
             (folder / METRICS).unlink(missing_ok=True)
     write_text(saved, text)
+
+
+def _settings_of(path):
+    try:
+        return settings(path.read_text(encoding="utf-8"), path)
+    except ValueError as error:  # also of bytes that are no text
+        raise ValueError(
+            f"{path} is damaged ({error}): {beside(path.parent)}"
+        ) from error
 
 
 def trained_epochs(checkpoint):
@@ -235,7 +244,7 @@ def check_same_run(folder, text, free=(), done=0):
     saved = Path(folder) / CONFIGURATION
     if not saved.is_file():
         return
-    old, new = settings(saved.read_text(encoding="utf-8")), settings(text)
+    old, new = _settings_of(saved), settings(text)
     remedy = beside(folder)
     if old.keys() != new.keys():
         raise ValueError(
