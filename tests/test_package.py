@@ -227,6 +227,20 @@ def test_a_run_of_an_older_version_is_refused(finished, tmp_path):
         package_run(run, tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "predictions_valid.csv"])
+@pytest.mark.parametrize("content", [b"", b"[1", b"ID,a\n1", b"\xff\xfe"])
+def test_damaged_results_of_a_run_are_one_sentence(
+    finished, tmp_path, name, content
+):
+    """And no folder is made."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / name).write_bytes(content)
+    with pytest.raises(ValueError, match="damaged|not finished|no answer"):
+        package_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_existing_folder_and_an_unfinished_run_are_refused(
     finished, package, tmp_path
 ):

@@ -48,6 +48,7 @@ from slu_kd_lobes.utils.distribution import write_wheel
 from slu_kd_lobes.utils.environment import git_commit, package_versions
 from slu_kd_lobes.utils.files import check_writable, read_csv, whole, write_text
 from slu_kd_lobes.utils.fingerprints import file_fingerprint, module_fingerprint
+from slu_kd_lobes.utils.hub import reason_of
 
 
 def rejection_of(path, schema, keep=None, max_wrong=None):
@@ -197,10 +198,16 @@ def package_run(run, out, keep=None, foreign_class=False, max_wrong=None):
     if out.exists():
         raise ValueError(f"{out} exists: choose another folder, or delete it")
     hparams, text, modules, schema = load_run(run)
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    threshold, rejection = rejection_of(
-        run / "predictions_valid.csv", schema, keep, max_wrong
-    )
+    try:
+        metrics = json.loads((run / "metrics.json").read_bytes())
+        threshold, rejection = rejection_of(
+            run / "predictions_valid.csv", schema, keep, max_wrong
+        )
+    except (UnicodeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"the metrics or the predictions in {run} are damaged "
+            f"({reason_of(error)}): run its command again"
+        ) from error
     encoder = modules["encoder"]
     tree = YAML().load(resolve_references(text).getvalue())
     encoder_node, copied = _encoder_node(tree, encoder)
