@@ -1,5 +1,6 @@
 """A model folder brings what it needs."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -7,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from running import CORPUS, environment
+from running import CORPUS, ROOT, environment
 
 from slu_kd_lobes.utils.distribution import extra_command, write_wheel
 
@@ -61,3 +62,43 @@ def test_a_fresh_environment_uses_a_model_folder(package, tmp_path):
         [python, "-c", code], cwd=tmp_path, text=True
     )
     assert where.startswith(str(tmp_path))
+
+
+INSTALLED = """
+from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.utils.environment import ROOT, bundled
+
+SincNetEncoder(source=bundled("pretrained/sincnet-read-speech"))
+print(ROOT)
+bundled("data/synthetic-commands")
+"""
+
+
+def test_an_installed_wheel_has_the_bundled_encoder(tmp_path):
+    """And says of the corpus that it comes with a checkout."""
+    source = tmp_path / "source"
+    skipped = shutil.ignore_patterns("__pycache__")
+    for name in ("slu_kd_lobes", "pretrained"):
+        shutil.copytree(ROOT / name, source / name, ignore=skipped)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    pytest.importorskip("setuptools", minversion="77")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, "-w", "wheels", "."],
+        cwd=source,
+        check=True,
+    )
+    (wheel,) = (source / "wheels").iterdir()
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    result = subprocess.run(
+        [sys.executable, "-c", INSTALLED],
+        cwd=tmp_path,
+        env={**environment(), "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.strip() == str(site)
+    told = "data/synthetic-commands comes with a checkout of slu_kd_lobes"
+    assert told in result.stderr
