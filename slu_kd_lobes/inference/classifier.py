@@ -4,7 +4,6 @@
 wrote.
 """
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def sealed(text):
     >>> sealed("threshold: 0.5\\n").splitlines()[1][:19]
     'file_sha256: 16cad4'
     """
-    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    return f"{text}{SEAL}{fingerprint(text.encode())}\n"
 
 
 def package_text(folder):

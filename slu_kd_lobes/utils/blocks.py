@@ -131,6 +131,14 @@ def _check_tree(node, seen):
                 _check_tree(child, seen)
 
 
+def _check_text(text):
+    loader = _Loader(text)
+    try:
+        _check_tree(loader.get_single_node(), set())
+    finally:
+        loader.dispose()
+
+
 def load_blocks(text, overrides=None):
     """Makes the objects of a model's YAML, if all are building blocks.
 
@@ -160,14 +168,9 @@ def load_blocks(text, overrides=None):
     slu_kd_lobes.utils.blocks.RefusedModel: line 1 would run \
 '!apply:os.system', which is none of the building blocks ...
     """
-    for _ in range(2):  # as it stands, and with its references resolved
-        loader = _Loader(text)
-        try:
-            _check_tree(loader.get_single_node(), set())
-        finally:
-            loader.dispose()
-        text = resolve_references(text, overrides, True).getvalue()
-        overrides = None
+    _check_text(text)
+    text = resolve_references(text, overrides, True).getvalue()
+    _check_text(text)  # what the references put together
     return load_hyperpyyaml(text, loader=_Loader)
 
 
