@@ -25,9 +25,14 @@ def encoder(source):
 WAVS = torch.randn(2, 9000, generator=torch.Generator().manual_seed(1)) / 10
 
 
+def heard(encoder, wavs, wav_lens=None):
+    """Frames after all layers, of waveforms."""
+    return encoder(*encoder.first_frames()(wavs, wav_lens))
+
+
 def test_frames_are_those_of_the_frozen_encoder(source, encoder):
     """Of the same model, whose last layer the student of system 1 hears."""
-    units = encoder(WAVS)
+    units = heard(encoder, WAVS)
     other, _ = TransformerEncoder(source, pool=1)(WAVS)
     assert units.vectors.shape[-1] == encoder.feature_size == WIDTH
     frames = min(units.vectors.shape[1], other.shape[1])
@@ -39,8 +44,8 @@ def test_frames_are_those_of_the_frozen_encoder(source, encoder):
 def test_a_batch_gives_what_its_items_give(encoder):
     """Frames and priors, whatever stands in the padding."""
     with torch.no_grad():
-        both = encoder(WAVS, torch.tensor([1.0, 0.6]))
-        alone = encoder(WAVS[1:, :5400])
+        both = heard(encoder, WAVS, torch.tensor([1.0, 0.6]))
+        alone = heard(encoder, WAVS[1:, :5400])
     size = alone.vectors.shape[1]
     assert both.mask.sum(1).tolist()[1] == size
     assert torch.allclose(both.vectors[1, :size], alone.vectors[0], atol=1e-5)
@@ -52,7 +57,7 @@ def test_a_batch_gives_what_its_items_give(encoder):
 def test_the_transformer_learns_and_the_rest_stays(encoder):
     """Also in training mode, where every layer gives its weights."""
     encoder.train()
-    units = encoder(WAVS)
+    units = heard(encoder, WAVS)
     (units.vectors * units.mask.unsqueeze(-1)).sum().backward()
     moved = {
         name: parameter.grad is not None and bool(parameter.grad.abs().sum())
@@ -70,7 +75,7 @@ def test_training_mode_masks_and_drops_no_attention(encoder):
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    training, evaluation = encoder(WAVS), encoder.eval()(WAVS)
+    training, evaluation = heard(encoder, WAVS), heard(encoder.eval(), WAVS)
     assert torch.allclose(training.priors, evaluation.priors, atol=1e-5)
 
 
@@ -83,7 +88,7 @@ def test_what_is_saved_loads_as_its_source_does(source, encoder, tmp_path):
     again = AttentiveEncoder(str(tmp_path)).eval()
     assert again.settings == encoder.settings
     assert again.settings != {key: SETTINGS[key] for key in again.settings}
-    assert torch.allclose(again(WAVS).vectors, encoder(WAVS).vectors)
+    assert torch.allclose(heard(again, WAVS).vectors, heard(encoder, WAVS).vectors)
     frozen = TransformerEncoder(str(tmp_path), pool=1)
     before = TransformerEncoder(source, pool=1)
     assert not torch.allclose(frozen(WAVS)[0], before(WAVS)[0], atol=1e-3)

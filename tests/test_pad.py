@@ -45,6 +45,7 @@ def align(speech, model, folder, config, **changes):
         "text_model": packaged_minilm(),
         "token_folder": speech / "tokens",
         "output_folder": folder,
+        "feature_folder": speech / "features",
         "number_of_epochs": 2,
         "batch_size": 8,
         "lr": 0.003,

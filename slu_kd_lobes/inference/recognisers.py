@@ -224,9 +224,37 @@ class NearestTranscript:
         """
         alike = self.vectorizer.transform(texts) @ self.known.T
         alike = torch.from_numpy(alike.toarray()).float()
-        width = sum(c.stop - c.start for c in self.slices.values())
-        logits = torch.zeros(len(texts), width)
-        for columns, targets in zip(self.slices.values(), self.targets.T):
-            places = (columns.start + targets).expand_as(alike)
-            logits.scatter_reduce_(1, places, alike, "amax")
-        return self.scale * logits
+        return self.scale * logits_of_nearest(alike, self.targets, self.slices)
+
+
+def logits_of_nearest(similarities, targets, slices):
+    """What the nearest of known texts says, as logits.
+
+    Arguments
+    ---------
+    similarities : torch.Tensor
+        Of utterances to known texts, not below 0, [utterances, texts].
+    targets : torch.Tensor
+        Values of these texts, [texts, slots].
+    slices : dict
+        Columns of each slot.
+
+    Returns
+    -------
+    torch.Tensor
+        For each value the similarity of the nearest text that has it,
+        [utterances, values]; 0 where none has.
+
+    Example
+    -------
+    >>> similarities = torch.tensor([[0.5, 0.9, 0.7]])
+    >>> targets = torch.tensor([[0], [1], [0]])
+    >>> logits_of_nearest(similarities, targets, {"object": slice(0, 3)})
+    tensor([[0.7000, 0.9000, 0.0000]])
+    """
+    width = sum(columns.stop - columns.start for columns in slices.values())
+    logits = torch.zeros(len(similarities), width)
+    for columns, values in zip(slices.values(), targets.T):
+        places = (columns.start + values).expand(similarities.shape)
+        logits.scatter_reduce_(1, places, similarities, "amax")
+    return logits

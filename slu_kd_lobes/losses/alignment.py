@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from slu_kd_lobes.losses.priors import uniform
+
 #: Lengths of spans, in units of frames a token.
 SPANS = (0.5, 1.0, 2.0)
 
@@ -56,8 +58,17 @@ class Units:
 class Alignment(torch.nn.Module):
     """How far the frames of a batch are from its tokens."""
 
+    def set_width(self, width):
+        """Makes what a loss learns for vectors of a width; most learn nothing.
+
+        Arguments
+        ---------
+        width : int
+            Values of a vector.
+        """
+
     def distances(self, frames, tokens):
-        """Returns the distance of each pair.
+        """Returns the distance of each pair, in single precision at least.
 
         Arguments
         ---------
@@ -68,6 +79,11 @@ class Alignment(torch.nn.Module):
         torch.Tensor
             [batch].
         """
+        with torch.autocast(frames.vectors.device.type, enabled=False):
+            return self.measure(frames, tokens)
+
+    def measure(self, frames, tokens):
+        """What a subclass defines; see `distances`."""
         raise NotImplementedError
 
     def forward(self, frames, tokens):
@@ -86,13 +102,50 @@ class GlobalAlignment(Alignment):
     tensor(2.)
     """
 
-    def distances(self, frames, tokens):
+    def measure(self, frames, tokens):
         """Returns the distance of each pair; see `Alignment`."""
         speech, text = (
             torch.einsum("bn,bnv->bv", side.priors, _single(side.vectors))
             for side in (frames, tokens)
         )
         return (speech - text).abs().sum(-1)
+
+
+class SentenceAlignment(Alignment):
+    """One minus the cosine of two sentence vectors.
+
+    That of the speech is a sum of the frames whose weights are learnt, that of
+    the text the mean of its tokens.
+
+    Source: the attention pooling and the cosine loss of SAMU-XLSR (Khurana et
+    al. 2022) and SENSE (Mdhaffar et al. 2025), with a text model whose sentence
+    vectors are means.
+
+    Example
+    -------
+    >>> mask, priors = torch.tensor([[True, True]]), torch.tensor([[0.5, 0.5]])
+    >>> axes = Units(torch.eye(2).unsqueeze(0), mask, priors)
+    >>> loss = SentenceAlignment()
+    >>> loss.set_width(2)
+    >>> loss(axes, axes).round(decimals=4)  # at first each frame counts alike
+    tensor(0., grad_fn=<RoundBackward1>)
+    """
+
+    def set_width(self, width):
+        """Makes the layer that says what a frame counts; see `Alignment`."""
+        self.attention = torch.nn.Linear(width, 1)
+        torch.nn.init.zeros_(self.attention.weight)
+
+    def measure(self, frames, tokens):
+        """Returns the distance of each pair; see `Alignment`."""
+        speech = _single(frames.vectors)
+        scores = self.attention(speech).squeeze(-1)
+        weights = scores.masked_fill(~frames.mask, float("-inf")).softmax(-1)
+        speech = torch.einsum("bn,bnv->bv", weights, speech)
+        text = torch.einsum(
+            "bn,bnv->bv", uniform(tokens.mask), _single(tokens.vectors)
+        )
+        return 1 - F.cosine_similarity(speech, text, dim=-1)
 
 
 class LocalAlignment(Alignment):
@@ -116,7 +169,7 @@ class LocalAlignment(Alignment):
         super().__init__()
         self.speech_priors = speech_priors
 
-    def distances(self, frames, tokens):
+    def measure(self, frames, tokens):
         """Returns minus the similarity of each pair; see `Alignment`."""
         priors = frames.priors if self.speech_priors else None
         return _best_similarity(frames.vectors, frames.mask, tokens, priors)
@@ -160,7 +213,7 @@ class SpanAlignment(Alignment):
             raise ValueError(f"spans {self.spans} must be above 0")
         self.anchors = anchors
 
-    def distances(self, frames, tokens):
+    def measure(self, frames, tokens):
         """Returns minus the similarity of each pair; see `Alignment`."""
         anchors, mask = self.find_anchors(frames, tokens)
         starts, ends = self.find_spans(

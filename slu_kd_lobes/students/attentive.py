@@ -8,12 +8,13 @@ import contextlib
 
 import torch
 import transformers
-from torch.nn.functional import dropout, gelu, pad
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import dropout, gelu
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
 from slu_kd_lobes.losses.alignment import Units
 from slu_kd_lobes.losses.priors import received_attention
+from slu_kd_lobes.students.encoders import PretrainedEncoder
+from slu_kd_lobes.utils.fingerprints import fingerprint
 from slu_kd_lobes.utils.hub import readable_source
 
 #: So that the weights of every layer are there, as they are for every frame.
@@ -26,12 +27,54 @@ SETTINGS = {
 }
 
 
+class FirstFrames(PretrainedEncoder):
+    """What turns audio into the frames that enter a transformer.
+
+    It stays as it is, so its frames are computed once. Each utterance is read
+    alone: the normalisation over time of some models would let the padding in.
+
+    Arguments
+    ---------
+    base : transformers.PreTrainedModel
+        wav2vec 2.0, HuBERT, WavLM or Whisper.
+    extractor : transformers.FeatureExtractionMixin
+        What the model hears of the audio.
+    """
+
+    def __init__(self, base, extractor):
+        super().__init__(pool=1)
+        self.extractor = extractor
+        self.is_whisper = base.config.model_type == "whisper"
+        if self.is_whisper:
+            self.conv1, self.conv2 = base.encoder.conv1, base.encoder.conv2
+            self.positions = base.encoder.embed_positions
+        else:
+            self.convolutions = base.feature_extractor
+
+    def encode(self, wav):
+        """Returns the frames of one utterance; see the base class."""
+        options = {"padding": False} if self.is_whisper else {}
+        inputs = self.extractor(
+            wav.cpu().numpy(),
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            **options,
+        )
+        x = inputs[self.extractor.model_input_names[0]].to(wav.device)
+        if not self.is_whisper:
+            return self.convolutions(x)[0].T
+        x = gelu(self.conv2(gelu(self.conv1(x))))[0].T
+        return x + self.positions.weight[: len(x)]
+
+    def extra_repr(self):
+        """What shapes the frames beside the weights."""
+        return f"extractor={fingerprint(self.extractor.to_dict())}"
+
+
 class AttentiveEncoder(torch.nn.Module):
     """wav2vec 2.0, HuBERT, WavLM or Whisper, whose transformer layers train.
 
-    What turns audio into the first frames stays as it is, and reads each
-    utterance alone: the normalisation over time of some models would let the
-    padding in.
+    It is called with the frames of its `first_frames`, which stay as they are.
 
     Arguments
     ---------
@@ -43,10 +86,6 @@ class AttentiveEncoder(torch.nn.Module):
     ValueError
         If the model cannot be had, or is of another kind.
     """
-
-    sample_rate = 16000
-    #: Shorter audio is filled up with silence to this many samples.
-    min_samples = 1600
 
     def __init__(self, source):
         super().__init__()
@@ -96,31 +135,31 @@ class AttentiveEncoder(torch.nn.Module):
             )
         self._received.append(received_attention(output[1], self._mask))
 
-    def forward(self, wavs, wav_lens=None):
-        """Returns the frames, and how much they count.
+    def first_frames(self):
+        """What makes the frames that this is called with.
+
+        Returns
+        -------
+        FirstFrames
+        """
+        return FirstFrames(self.base, self.extractor)
+
+    def forward(self, frames, lengths):
+        """Returns the frames after all layers, and how much they count.
 
         Arguments
         ---------
-        wavs : torch.Tensor
-            Waveforms, [batch, samples], 16 kHz.
-        wav_lens : torch.Tensor or None
-            Relative lengths, [batch].
+        frames : torch.Tensor
+            Those of `first_frames`, [batch, frames, channels].
+        lengths : torch.Tensor
+            Frames of each item, [batch].
 
         Returns
         -------
         Units
             [batch, frames, feature_size].
         """
-        if wav_lens is None:
-            wav_lens = torch.ones(len(wavs))
-        samples = (wav_lens * wavs.shape[1]).round().long().tolist()
-        first = [
-            self.first_frames(pad(wav[:n], (0, max(0, self.min_samples - n))))
-            for wav, n in zip(wavs, samples)
-        ]
-        lengths = torch.tensor([len(x) for x in first], device=wavs.device)
-        frames = pad_sequence(first, batch_first=True)
-        order = torch.arange(frames.shape[1], device=wavs.device)
+        order = torch.arange(frames.shape[1], device=frames.device)
         self._received, self._mask = [], order < lengths.unsqueeze(-1)
         if self.is_whisper:
             frames = self._whisper(frames, self._mask)
@@ -132,34 +171,6 @@ class AttentiveEncoder(torch.nn.Module):
                 frames, attention_mask=self._mask
             ).last_hidden_state
         return Units(frames, self._mask, torch.stack(self._received).mean(0))
-
-    @torch.no_grad()
-    def first_frames(self, wav):
-        """What enters the transformer, of one utterance.
-
-        Arguments
-        ---------
-        wav : torch.Tensor
-            [samples].
-
-        Returns
-        -------
-        torch.Tensor
-            [frames, channels].
-        """
-        options = {"padding": False} if self.is_whisper else {}
-        inputs = self.extractor(
-            wav.cpu().numpy(),
-            sampling_rate=self.sample_rate,
-            return_tensors="pt",
-            **options,
-        )
-        x = inputs[self.extractor.model_input_names[0]].to(wav.device)
-        if not self.is_whisper:
-            return self.base.feature_extractor(x)[0].T
-        encoder = self.base.encoder
-        x = gelu(encoder.conv2(gelu(encoder.conv1(x))))[0].T
-        return x + encoder.embed_positions.weight[: len(x)]
 
     def _whisper(self, frames, mask):
         """Whisper's transformer over as many frames as there are."""

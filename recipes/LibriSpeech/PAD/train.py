@@ -22,7 +22,6 @@ Authors
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +36,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.batching import UtteranceDataset
-from slu_kd_lobes.data.features import Waveforms
 from slu_kd_lobes.evaluation.retrieval import ranks, retrieval_metrics
-from slu_kd_lobes.losses.priors import uniform
+from slu_kd_lobes.students.aligned import AlignedModel
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
@@ -59,54 +57,32 @@ logger = get_logger(__name__)
 class AlignmentBrain(StudentBrain):
     """Trains the speech model on the distances to the text model.
 
-    Besides what StudentBrain has, it is given the `tokens`, a table of the
-    text model, and the rows in it of the validation set's transcripts.
+    Besides what StudentBrain has, it is given the `model`, the `features`, the
+    `tokens`, a table of the text model, and in `valid_rows` the rows of it that
+    are the validation set's transcripts.
     """
 
     best = "top1"
     highest_is_best = True
 
     def compute_forward(self, batch, stage):
-        """Returns the frames, projected where the widths differ."""
+        """Returns the frames, and how far they are from their tokens."""
         batch.to(self.device)
-        frames = self.modules.encoder(batch.inputs, batch.lengths)
-        if "projection" in self.modules:
-            vectors = self.modules.projection(frames.vectors)
-            frames = replace(frames, vectors=vectors)
-        return self.with_priors(frames)
+        inputs, lengths = self.features(batch.inputs, batch.lengths)
+        tokens = self.tokens.units(batch.rows.cpu(), self.device)
+        return self.modules.model(inputs, lengths, tokens)
 
-    def with_priors(self, units):
-        """The same with the priors that are wanted."""
-        if self.hparams.priors == "attention":
-            return units
-        return replace(units, priors=uniform(units.mask))
-
-    def tokens_of(self, rows):
-        """The text model's tokens of transcripts."""
-        return self.with_priors(self.tokens.units(rows, self.device))
-
-    def compute_objectives(self, frames, batch, stage):
+    def compute_objectives(self, outputs, batch, stage):
         """Returns the sum of the distances that are wanted."""
-        tokens = self.tokens_of(batch.rows.cpu())
-        terms = {
-            name: loss(frames, tokens) for name, loss in self.losses.items()
-        }
+        frames, terms = outputs
         loss = sum(terms.values())
         self.log_terms(len(batch.indices), loss=loss, **terms)
-        if stage != sb.Stage.TRAIN:
-            self.ranks.append(self.rank(frames, batch.rows.cpu()))
+        if stage != sb.Stage.TRAIN:  # of all transcripts, which is nearest?
+            tokens = self.tokens.units(self.valid_rows, self.device)
+            distances = self.model.distances(frames, tokens)
+            own = torch.searchsorted(self.valid_rows, batch.rows.cpu())
+            self.ranks.append(ranks(distances, own.to(self.device)).cpu())
         return loss
-
-    def rank(self, frames, rows):
-        """Rank of each utterance's transcript among those of the set."""
-        tokens = self.tokens_of(self.valid_rows)
-        distances = []
-        for item in range(len(rows)):
-            one = frames.repeated(item, len(self.valid_rows))
-            parts = [x.distances(one, tokens) for x in self.losses.values()]
-            distances.append(sum(parts))
-        own = torch.searchsorted(self.valid_rows, rows).to(self.device)
-        return ranks(torch.stack(distances), own).cpu()
 
     def on_fit_batch_start(self, batch, should_step):
         """Sets the learning rate of the step: up, then down to nothing."""
@@ -135,7 +111,7 @@ def draw(rows, hours, seed):
     return [rows[i] for i in sorted(drawn)]
 
 
-def dataio_prep(hparams, manifests, device):
+def dataio_prep(hparams, manifests, features, device):
     """Builds the data sets, and the table of their transcripts."""
     splits = {}
     for split, path in manifests.items():
@@ -164,14 +140,11 @@ def dataio_prep(hparams, manifests, device):
     if hparams["shuffled_transcripts"]:  # a control that must fail
         np.random.default_rng(hparams["seed"]).shuffle(texts["train"])
     tokens = hparams["token_model"].table(sum(texts.values(), []), device)
+    run_on_main(features.build, [sum(splits.values(), [])])
     datasets = {
         split: UtteranceDataset(
             ids=[row["ID"] for row in rows],
-            inputs=Waveforms(
-                [row["wav"] for row in rows],
-                [round(1000 * row["duration"]) for row in rows],
-                hparams["sample_rate"],
-            ),
+            inputs=features.load(rows),
             rows=torch.tensor(tokens.rows_of(texts[split])),
         )
         for split, rows in splits.items()
@@ -179,25 +152,24 @@ def dataio_prep(hparams, manifests, device):
     return datasets, tokens
 
 
-def make_modules(hparams, tokens):
-    """The speech model, and a projection where the widths differ."""
-    encoder = hparams["make_encoder"]()
-    speech, text = encoder.feature_size, tokens.outputs.shape[1] - 1
-    modules = {"encoder": encoder}
-    if speech != text:
+def make_model(hparams, encoder, tokens):
+    """The speech model, and the distances that are wanted."""
+    losses = {name: hparams["losses"][name] for name in hparams["alignments"]}
+    width = tokens.outputs.shape[1] - 1  # beside the prior
+    model = AlignedModel(encoder, losses, width, hparams["priors"])
+    if model.projects:
         logger.warning(
-            f"The speech model has vectors of {speech} and the text model of "
-            f"{text}: a linear projection goes between them, and is left "
-            "behind after the training."
+            f"The speech model has vectors of {encoder.feature_size} and the "
+            f"text model of {width}: a linear projection goes between them, "
+            "and is no part of the aligned speech model."
         )
-        modules["projection"] = torch.nn.Linear(speech, text)
-    return modules
+    return model
 
 
 def save_aligned(brain, folder):
     """Writes the speech model of the best epoch in its source's layout."""
     with whole(Path(folder)) as part:
-        brain.modules.encoder.save_pretrained(part)
+        brain.model.encoder.save_pretrained(part)
         shutil.rmtree(folder, ignore_errors=True)  # of fewer epochs
 
 
@@ -220,17 +192,19 @@ def main(arguments):
                 "aligned": False,
             },
         )
-        datasets, tokens = dataio_prep(hparams, manifests, run_opts["device"])
+        device, encoder = run_opts["device"], hparams["make_encoder"]()
+        features = hparams["make_features"](encoder.first_frames(), device)
+        datasets, tokens = dataio_prep(hparams, manifests, features, device)
         sb.utils.seed.seed_everything(hparams["seed"])
-        modules = make_modules(hparams, tokens)
+        model = make_model(hparams, encoder, tokens)
         sources = {
             "tokens": tokens.made_from,
-            "speech model": module_fingerprint(modules["encoder"]),
+            "speech model": module_fingerprint(encoder),
         }
         start_or_resume(hparams, text, sources)
 
     brain = AlignmentBrain(
-        modules,
+        {"model": model},
         made_from=sources,
         opt_class=hparams["opt_class"],
         hparams=hparams,
@@ -239,10 +213,9 @@ def main(arguments):
         train_logger=hparams["train_logger"],
     )
     train, valid = datasets["train"], datasets["valid"]
-    brain.losses = {n: hparams["losses"][n] for n in hparams["alignments"]}
-    brain.tokens = tokens
+    brain.model, brain.tokens, brain.features = model, tokens, features
     brain.valid_rows = valid.columns["rows"].unique()
-    size, workers = hparams["batch_size"], hparams["num_workers"]
+    size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
     steps = len(train_options["batch_sampler"]) * hparams["number_of_epochs"]
     steps = steps // brain.grad_accumulation_factor
@@ -279,7 +252,7 @@ def main(arguments):
                 "n_train": len(train),
                 "n_valid": len(valid),
                 "history": brain.history.epochs,
-                "projection": "projection" in modules,
+                "projection": model.projects,
                 "versions": package_versions(),
                 "commit": git_commit(),
             },
