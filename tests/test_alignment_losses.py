@@ -8,6 +8,7 @@ import torch
 from slu_kd_lobes.losses.alignment import (
     GlobalAlignment,
     LocalAlignment,
+    SentenceAlignment,
     SpanAlignment,
     Units,
     pool_spans,
@@ -26,6 +27,17 @@ def random_units(lengths, spread=1.0, dtype=torch.float32, extra=0):
     priors = torch.rand(len(lengths), longest, dtype=dtype) * mask
     priors = spread * priors + 1e-3 * mask
     return Units(vectors, mask, priors / priors.sum(-1, keepdim=True))
+
+
+def sentence_alignment():
+    """With weights that a training could have found."""
+    loss = SentenceAlignment()
+    loss.set_width(SIZE)
+    torch.nn.init.normal_(loss.attention.weight)
+    return loss
+
+
+ALL = [GlobalAlignment, LocalAlignment, SpanAlignment, sentence_alignment]
 
 
 def cosine(x, y):
@@ -154,6 +166,45 @@ def test_spans_of_one_frame_at_all_frames_are_the_local_loss():
         assert torch.allclose(span, local)
 
 
+def test_the_sentence_loss_by_hand():
+    """A softmax over the frames, a mean over the tokens, and their cosine."""
+    torch.manual_seed(5)
+    loss = sentence_alignment()
+    frames, tokens = random_units([4]), random_units([3])
+    weights = loss.attention(frames.vectors[0]).softmax(0)
+    speech = (weights * frames.vectors[0]).sum(0).tolist()
+    text = tokens.vectors[0].mean(0).tolist()
+    expected = 1 - cosine(speech, text)
+    assert loss(frames, tokens).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_a_frame_counts_is_learnt():
+    """Equal at first; then the frame that says what the text says."""
+    loss = SentenceAlignment()
+    loss.set_width(SIZE)
+    frames, tokens = random_units([3]), random_units([1])
+    frames.vectors[0, 1] = tokens.vectors[0, 0]
+    optimiser = torch.optim.SGD(loss.parameters(), 1.0)
+    for _ in range(50):
+        optimiser.zero_grad()
+        loss(frames, tokens).backward()
+        optimiser.step()
+    weights = loss.attention(frames.vectors[0]).squeeze(-1).softmax(0)
+    assert weights.argmax() == 1 and weights[1] > 0.5
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_mixed_precision_changes_nothing(make):
+    """Vectors in half precision, as a model gives them under autocast."""
+    torch.manual_seed(7)
+    loss, frames, tokens = make(), random_units([9, 6]), random_units([3, 2])
+    frames.vectors = frames.vectors.bfloat16()
+    plain = loss(frames, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = loss(frames, tokens)
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, plain)
+
+
 @pytest.mark.parametrize("anchors", ["priors", "strides"])
 @pytest.mark.parametrize("spans", [(0.5, 1, 2), (1.5, 4), ()])
 def test_vectorised_is_the_loop(spans, anchors):
@@ -170,12 +221,11 @@ def test_vectorised_is_the_loop(spans, anchors):
         assert loss.item() == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "loss", [GlobalAlignment(), LocalAlignment(), SpanAlignment()]
-)
-def test_padding_and_order_change_nothing(loss):
+@pytest.mark.parametrize("make", ALL)
+def test_padding_and_order_change_nothing(make):
     """A wider batch, and its items alone and the other way round."""
     torch.manual_seed(3)
+    loss = make()
     frames, tokens = random_units([9, 6]), random_units([3, 2])
     whole = loss(frames, tokens)
 
@@ -195,11 +245,10 @@ def test_padding_and_order_change_nothing(loss):
     assert torch.allclose(torch.stack(alone).mean(), whole, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "loss", [GlobalAlignment(), LocalAlignment(), SpanAlignment()]
-)
-def test_gradients_reach_frames_and_no_padding(loss):
+@pytest.mark.parametrize("make", ALL)
+def test_gradients_reach_frames_and_no_padding(make):
     """And are those of finite differences, in double precision."""
+    loss = make().double()
     frames = random_units([5, 3], dtype=torch.float64)
     tokens = random_units([2, 2], dtype=torch.float64)
     frames.vectors.requires_grad_()

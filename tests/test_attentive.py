@@ -88,7 +88,9 @@ def test_what_is_saved_loads_as_its_source_does(source, encoder, tmp_path):
     again = AttentiveEncoder(str(tmp_path)).eval()
     assert again.settings == encoder.settings
     assert again.settings != {key: SETTINGS[key] for key in again.settings}
-    assert torch.allclose(heard(again, WAVS).vectors, heard(encoder, WAVS).vectors)
+    assert torch.allclose(
+        heard(again, WAVS).vectors, heard(encoder, WAVS).vectors
+    )
     frozen = TransformerEncoder(str(tmp_path), pool=1)
     before = TransformerEncoder(source, pool=1)
     assert not torch.allclose(frozen(WAVS)[0], before(WAVS)[0], atol=1e-3)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from slu_kd_lobes.losses.priors import uniform
-
 #: Lengths of spans, in units of frames a token.
 SPANS = (0.5, 1.0, 2.0)
 
@@ -142,9 +140,8 @@ class SentenceAlignment(Alignment):
         scores = self.attention(speech).squeeze(-1)
         weights = scores.masked_fill(~frames.mask, float("-inf")).softmax(-1)
         speech = torch.einsum("bn,bnv->bv", weights, speech)
-        text = torch.einsum(
-            "bn,bnv->bv", uniform(tokens.mask), _single(tokens.vectors)
-        )
+        inside = tokens.mask.unsqueeze(-1)
+        text = (_single(tokens.vectors) * inside).sum(1) / inside.sum(1)
         return 1 - F.cosine_similarity(speech, text, dim=-1)
 
 
