@@ -572,6 +572,19 @@ def test_json_lines_for_ctc_need_a_path_and_a_transcription(tmp_path):
     }
 
 
+@pytest.mark.parametrize("mark", "\x85\u2028\u2029\xa0")
+def test_only_a_line_feed_ends_a_json_line(tmp_path, mark):
+    """JSON may hold what Python takes for the end of a line."""
+    row = {"path": ROW["path"], "transcription": f"on{mark}and on"}
+    (tmp_path / "wavs").mkdir()
+    soundfile.write(tmp_path / ROW["path"], np.zeros(RATE // 2), RATE)
+    line = json.dumps(row, ensure_ascii=False)
+    path = tmp_path / "train.jsonl"
+    path.write_text(line + "\r\n", encoding="utf-8", newline="")
+    (found,) = prepare._json_lines(path, aligned=False)
+    assert found.transcription == row["transcription"]
+
+
 def test_json_lines_may_name_audio_elsewhere(tmp_path):
     audio = tmp_path / "elsewhere.wav"
     soundfile.write(audio, np.zeros(RATE // 2), RATE)

@@ -182,7 +182,7 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
     transcripts = sorted((data_folder / part).glob("*/*/*.trans.txt"))
     for path in transcripts:
         folder = path.parent.relative_to(data_folder)
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             key, _, transcription = line.strip().partition(" ")
             if not key:
                 continue
@@ -223,7 +223,7 @@ def _with_textgrid(utterances, part):
 def _json_lines(path, aligned):
     """Lists a file of JSON lines."""
     utterances = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

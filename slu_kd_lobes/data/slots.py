@@ -297,6 +297,33 @@ class SlotSchema:
             )
         return schema
 
+    @classmethod
+    def from_json(cls, text):
+        """Builds the schema that a JSON text describes.
+
+        Arguments
+        ---------
+        text : str
+            What `to_dict` returned, as JSON.
+
+        Returns
+        -------
+        SlotSchema
+            An equal schema.
+
+        Raises
+        ------
+        ValueError
+            If it is no JSON; see also `from_dict`.
+
+        Example
+        -------
+        >>> schema = SlotSchema({"action": ["activate", "deactivate"]})
+        >>> SlotSchema.from_json(json.dumps(schema.to_dict())) == schema
+        True
+        """
+        return cls.from_dict(json.loads(text))
+
     @mark_as_saver
     def save(self, path):
         """Writes the schema as JSON, whole or not at all.
@@ -344,7 +371,7 @@ class SlotSchema:
                 f"There is no slot schema at {path}: prepare the data first."
             )
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
                 f"The slot schema {path} is damaged, restore it or prepare "

@@ -247,19 +247,21 @@ def results_rows(matrix, systems, test_set, records):
 
 def _test_cells(test, adjusted):
     """Cells of a comparison."""
-    interval = _interval(test["low"], test["high"])
+    difference = f"{test['difference']:+.2f}"
+    if test["pairs"] > 1:
+        difference += f" {_interval([test['low'], test['high']])}"
     return {
-        "difference": f"{test['difference']:+.2f} {interval}".strip(),
+        "difference": difference,
         "p": _p(test["p"]),
         "p, adjusted": _p(adjusted),
-        "over speakers": _interval(*test["speakers"]),
-        "over wordings": _interval(*test["wordings"]),
+        "over speakers": _interval(test["speakers"]),
+        "over wordings": _interval(test["wordings"]),
         "McNemar": _p(test["mcnemar"]),
     }
 
 
-def _interval(low, high):
-    return "" if np.isnan(low) else f"[{low:+.2f}, {high:+.2f}]"
+def _interval(ends):
+    return "[{:+.2f}, {:+.2f}]".format(*ends) if ends else "–"
 
 
 def _p(value):
