@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from running import seal_checkpoint
+from running import forked, seal_checkpoint
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.inference.encoders import WaveformEncoder
 
@@ -803,6 +802,8 @@ def test_a_finished_run_only_exports_again(speech, train, frames_run):
 
 KILLED_RUN = """
 import os, signal, sys
+import torch
+torch.set_num_threads({threads})
 sys.path.insert(0, {recipe!r})
 import train
 fit_batch = train.ASRPretraining.fit_batch
@@ -819,14 +820,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     speech, train, frames_run, tmp_path
 ):
     command = arguments(speech, tmp_path, augment=True)
-    script = KILLED_RUN.format(recipe=str(RECIPE))
-    threads = str(torch.get_num_threads())
-    killed = subprocess.run(
-        [sys.executable, "-c", script, *command],
-        env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    script = tmp_path / "killed.py"
+    facts = {"recipe": str(RECIPE), "threads": torch.get_num_threads()}
+    script.write_text(KILLED_RUN.format(**facts))
+    status, printed = forked([script, *command], ROOT)
+    assert status == -signal.SIGKILL, printed
     assert len(validation_lines(tmp_path)) == 1
     # What a kill leaves while a checkpoint is written.
     unfinished = tmp_path / "save" / "CKPT+9999-01-01+00-00-00+00"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import CORPUS, ROOT, environment, metrics_of, run
+from running import CORPUS, ROOT, environment, metrics_of, run, run_command
 
 from slu_kd_lobes.experiments.engine import parse, read_matrices
 from slu_kd_lobes.experiments.matrix import (
@@ -73,18 +73,6 @@ def experiments(small, folder, *more, names=("tiny",)):
         *(f"--{key}={value}" for key, value in options.items()),
         *more,
     ]
-
-
-def run_command(command, fails=False):
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        text=True,
-        capture_output=True,
-    )
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def run_experiments(small, folder, *more, fails=False, names=("tiny",)):
@@ -380,7 +368,7 @@ def test_two_nodes_of_ray_give_the_same_numbers(reported, small, tmp_path):
         assert metrics_of(one) == metrics_of(other)
 
 
-def test_what_runs_share_is_made_once(small):
+def test_what_runs_share_is_made_once(small, tmp_path):
     """Two systems, two seeds: one corpus, one encoder, one teacher."""
     recipe = ROOT / "recipes" / "fluent-speech-commands" / "logit_distillation"
     shared = [f"--{key}={value}" for key, value in small.items()]
@@ -410,7 +398,9 @@ print(sorted(calls), len(set(names)), plans[0]["utterances"])
 tables = [sorted(p["sources"]["tables"]) for p in plans]
 print(tables)
 """
-    printed = run_command([sys.executable, "-c", code]).splitlines()
+    script = tmp_path / "counting.py"
+    script.write_text(code)
+    printed = run_command([sys.executable, str(script)]).splitlines()
     assert "['corpus', 'hash', 'table'] 6 144" in printed  # 48 in 3 epochs
     assert "[[], [], ['teacher'], ['teacher'], ['teacher'], ['teacher']]" in (
         printed

@@ -137,6 +137,21 @@ def test_values_of_a_table_by_hand(tmp_path):
     assert "| all | sentence | 1 |  |  |  | 40.00 |" in text
 
 
+@pytest.mark.parametrize(
+    "group, other", [(",y,", "speakers"), (",9,", "wordings")]
+)
+def test_one_speaker_or_wording_says_nothing_of_others(tmp_path, group, other):
+    """So there is no interval over them, and the table shows that."""
+    one = UTTERANCES.replace(group, {",y,": ",x,", ",9,": ",7,"}[group])
+    text = table_of(tmp_path, write_files(tmp_path, utterances=one))
+    shown = {
+        n: cells_of(text, "b")[f"over {n}"] for n in ("speakers", "wordings")
+    }
+    assert shown.pop(other) == "–"
+    assert list(shown.values()) == ["[-25.00, +0.00]"]
+    assert "nan" not in text
+
+
 def test_breakdown_by_hand(tmp_path):
     results = write_files(tmp_path)
     path = tmp_path / "hand.yaml"
