@@ -13,8 +13,8 @@ package_folder: .
 
 sample_rate: {sample_rate}  # Hz
 threshold: {threshold}  # an answer with a lower probability is rejected
-schema: !apply:slu_kd_lobes.data.slots.SlotSchema.from_json
-    text: {schema}
+schema: !apply:slu_kd_lobes.data.slots.SlotSchema.from_dict
+    content: {schema}
 
 {encoder}
 {student}

@@ -38,10 +38,7 @@ BLOCKS = {
 }
 
 #: What may also be called with arguments of the file.
-FUNCTIONS = {
-    "slu_kd_lobes.data.slots.SlotSchema.from_json",
-    "slu_kd_lobes.data.slots.SlotSchema.from_dict",  # packages of before
-}
+FUNCTIONS = {"slu_kd_lobes.data.slots.SlotSchema.from_dict"}
 
 _CORE = re.compile(
     r"tag:yaml\.org,2002:(null|bool|int|float|str|seq|map|merge|timestamp)"
