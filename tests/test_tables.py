@@ -15,6 +15,7 @@ from slu_kd_lobes.evaluation.statistics import (
     risk_coverage,
     wilson_interval,
 )
+from slu_kd_lobes.experiments import engine
 from slu_kd_lobes.experiments.comparisons import compare, shares, summarise
 from slu_kd_lobes.experiments.matrix import read_matrix
 from slu_kd_lobes.experiments.records import (
@@ -150,6 +151,24 @@ def test_one_speaker_or_wording_says_nothing_of_others(tmp_path, group, other):
     assert shown.pop(other) == "–"
     assert list(shown.values()) == ["[-25.00, +0.00]"]
     assert "nan" not in text
+
+
+def test_only_matrices_with_runs_have_a_page(tmp_path):
+    """One that was never run here says nothing, and asked alone, so."""
+    results = write_files(tmp_path)
+    (tmp_path / "other.yaml").write_text(MATRIX.replace("By hand", "Other"))
+    hand, other = (
+        read_matrix(tmp_path / f"{name}.yaml") for name in ("hand", "other")
+    )
+    assert [p.stem for p in make_tables([other, hand], results)] == ["hand"]
+    with pytest.raises(ValueError, match="holds no run of other: train some"):
+        make_tables([other], results)
+    words = [str(tmp_path / f"{n}.yaml") for n in ("hand", "other")]
+    words += ["--tables", "--html", "--report", str(tmp_path)]
+    engine.main(words, {}, tmp_path)
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "By hand" in page and "Other" not in page
+    assert not (results / "tables" / "other.md").exists()
 
 
 def test_breakdown_by_hand(tmp_path):

@@ -166,11 +166,14 @@ def main(arguments, scripts, folder):
                 paths += draw_figures(
                     matrix, outcomes[matrix.name], target / "figures"
                 )
-        for path, text in make_tables(matrices, target).items():
+        tables = make_tables(matrices, target)
+        for path, text in tables.items():
             write_text(path, text)
             paths.append(path)
         if options.html:
-            paths.append(write_html(target, matrices))
+            made = {path.stem for path in tables}
+            shown = [matrix for matrix in matrices if matrix.name in made]
+            paths.append(write_html(target, shown))
     for path in paths:
         print(path)
     if failed:
