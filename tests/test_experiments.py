@@ -489,13 +489,21 @@ def test_a_test_set_that_no_run_has_is_refused(tmp_path):
         check_tests(matrix, sets)
 
 
+#: The smallest one.
+ONE_SYSTEM = (
+    MATRIX.split("conditions:")[0]
+    + "conditions: {all: {}}\nsystems:\n  no KD: {config: hparams/baseline.yaml}"
+)
+
+
 def test_bad_input_is_one_sentence(small, tmp_path):
-    write_matrix(tmp_path, "tests: [valid, nowhere]\n" + MATRIX)
+    write_matrix(tmp_path, "tests: [valid, nowhere]\n" + ONE_SYSTEM)
     said = "tiny.yaml: tests: no condition has a set 'nowhere'; there are"
     assert said in run_experiments(small, tmp_path, fails=True)
     write_matrix(tmp_path)
     for option, said in (
-        ("--data_folder=nowhere", "row 2: there is no audio file"),
+        (f"--data_folder={tmp_path}", "row 2: there is no audio file"),
+        ("--data_folder=nowhere", "error: there is no folder nowhere: unpack"),
         ("--data_folder=", "where is the corpus? Give --data_folder="),
         ("--learning_rate=1", "error: command line: there is no key"),
         ("--workers=0", "error: --workers must be at least 1"),
@@ -504,7 +512,7 @@ def test_bad_input_is_one_sentence(small, tmp_path):
     ):
         printed = run_experiments(small, tmp_path, option, fails=True)
         assert said in printed and "Traceback" not in printed
-    text = MATRIX.replace("config: hparams", "script: a.py, config: hparams")
+    text = ONE_SYSTEM.replace("config:", "script: a.py, config:")
     write_matrix(tmp_path, text)
     printed = run_experiments(small, tmp_path, fails=True)
     assert "there is no script 'a.py': choose one of train.py, cas" in printed
