@@ -22,7 +22,9 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 from slu_kd_lobes.training.ranges import check_range
 
 # A run draws without torchvision; SpeechBrain would say that it cannot.
-logging.getLogger("speechbrain.utils.train_logger").setLevel(logging.ERROR)
+logging.getLogger("speechbrain.utils.train_logger").addFilter(
+    lambda record: "torchvision" not in record.getMessage()
+)
 
 COMMAND_LINE = "command line"
 
