@@ -378,7 +378,8 @@ def test_a_run_that_ends_too_early_says_how_to_go_on(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in HPARAMS.glob("*_*.yaml"))
+    "name",
+    ["distill_teacher_mae_err", "distill_hybrid_mae_tri", "own_commands"],
 )
 def test_a_command_that_goes_on_is_not_refused(name, tmp_path, capsys):
     """What is printed can be typed, whatever the schedule."""
