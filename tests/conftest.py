@@ -1,6 +1,8 @@
 """What all tests share: no network, the same random numbers, one thread."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before anything imports them: the hub client would retry for minutes, and
@@ -8,10 +10,14 @@ from pathlib import Path
 # thread.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# SpeechBrain asks `pip freeze` for a log whenever a run starts: a second each.
+COMMANDS = tempfile.TemporaryDirectory()
+(Path(COMMANDS.name) / "pip").symlink_to(shutil.which("true"))
+os.environ["PATH"] = COMMANDS.name + os.pathsep + os.environ["PATH"]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from running import CORPUS, run  # noqa: E402
+from running import CORPUS, command, run_command  # noqa: E402
 from tiny_models import (  # noqa: E402
     save_tiny_asr,
     save_tiny_models,
@@ -62,7 +68,8 @@ def finished(small, tmp_path_factory):
     """A run of the main configuration from the root, and what it printed."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     options = {**small, "output_folder": folder}
-    return folder, run("distill_teacher_mae_exp", options), options
+    words = command("distill_teacher_mae_exp", options)
+    return folder, run_command(words, fresh=True), options
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """Runs the recipe as a user does."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
@@ -38,16 +40,48 @@ def environment():
 
 def run(config, options, cwd=ROOT, fails=False, script="train.py", processes=1):
     """Runs the recipe; returns what it printed."""
-    result = subprocess.run(
-        command(config, options, script, processes),
-        cwd=cwd,
+    words = command(config, options, script, processes)
+    return run_command(words, fails, cwd, fresh=processes > 1)
+
+
+def run_command(words, fails=False, cwd=ROOT, fresh=False):
+    """Runs a command; returns what it printed.
+
+    That of a script is forked from a process that has imported much of what it
+    needs; `fresh`: from none.
+    """
+    if fresh or words[:1] != [sys.executable] or words[1].startswith("-"):
+        done = subprocess.run(
+            words, cwd=cwd, env=environment(), text=True, capture_output=True
+        )
+        status, output = done.returncode, done.stdout + done.stderr
+    else:
+        status, output = forked(words[1:], cwd)
+    assert (status != 0) == fails, output
+    return output
+
+
+def forked(arguments, cwd):
+    """Exit status and output of a script with arguments."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
+        request = {"arguments": [str(word) for word in arguments]}
+        request |= {"cwd": str(cwd), "output": output.name}
+        server = fork_server()
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return int(server.stdout.readline()), output.read()
+
+
+@functools.cache
+def fork_server():
+    """One for all tests of this process; it ends with its standard input."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "fork_server.py"],
+        cwd=ROOT,
         env=environment(),
         text=True,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
-    output = result.stdout + result.stderr
-    assert (result.returncode != 0) == fails, output
-    return output
 
 
 def metrics_of(folder):

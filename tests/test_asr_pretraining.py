@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from running import seal_checkpoint
+from running import forked, seal_checkpoint
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.inference.encoders import WaveformEncoder
 
@@ -573,6 +572,19 @@ def test_json_lines_for_ctc_need_a_path_and_a_transcription(tmp_path):
     }
 
 
+@pytest.mark.parametrize("mark", "\x85\u2028\u2029\xa0")
+def test_only_a_line_feed_ends_a_json_line(tmp_path, mark):
+    """JSON may hold what Python takes for the end of a line."""
+    row = {"path": ROW["path"], "transcription": f"on{mark}and on"}
+    (tmp_path / "wavs").mkdir()
+    soundfile.write(tmp_path / ROW["path"], np.zeros(RATE // 2), RATE)
+    line = json.dumps(row, ensure_ascii=False)
+    path = tmp_path / "train.jsonl"
+    path.write_text(line + "\r\n", encoding="utf-8", newline="")
+    (found,) = prepare._json_lines(path, aligned=False)
+    assert found.transcription == row["transcription"]
+
+
 def test_json_lines_may_name_audio_elsewhere(tmp_path):
     audio = tmp_path / "elsewhere.wav"
     soundfile.write(audio, np.zeros(RATE // 2), RATE)
@@ -791,6 +803,8 @@ def test_a_finished_run_only_exports_again(speech, train, frames_run):
 
 KILLED_RUN = """
 import os, signal, sys
+import torch
+torch.set_num_threads({threads})
 sys.path.insert(0, {recipe!r})
 import train
 fit_batch = train.ASRPretraining.fit_batch
@@ -807,14 +821,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     speech, train, frames_run, tmp_path
 ):
     command = arguments(speech, tmp_path, augment=True)
-    script = KILLED_RUN.format(recipe=str(RECIPE))
-    threads = str(torch.get_num_threads())
-    killed = subprocess.run(
-        [sys.executable, "-c", script, *command],
-        env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    script = tmp_path / "killed.py"
+    facts = {"recipe": str(RECIPE), "threads": torch.get_num_threads()}
+    script.write_text(KILLED_RUN.format(**facts))
+    status, printed = forked([script, *command], ROOT)
+    assert status == -signal.SIGKILL, printed
     assert len(validation_lines(tmp_path)) == 1
     # What a kill leaves while a checkpoint is written.
     unfinished = tmp_path / "save" / "CKPT+9999-01-01+00-00-00+00"

@@ -7,16 +7,17 @@ import time
 import pytest
 import torch
 import torch.multiprocessing as mp
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import ddp_barrier
 
 from slu_kd_lobes.data.slots import SlotSchema
+from slu_kd_lobes.training import checkpoints
 from slu_kd_lobes.training.checkpoints import (
     CHECKSUMS,
     MadeFrom,
     RandomState,
     WholeCheckpointer,
     check_origin,
+    checksums,
 )
 
 
@@ -236,16 +237,18 @@ def test_another_label_set_is_told_before_any_work(tmp_path, slots, words):
     """A value more or fewer, another order, a slot fewer."""
     made = {"slots": SlotSchema(SLOTS), "made_from": MadeFrom(SOURCES)}
     checkpointer(tmp_path, **made).save_checkpoint()
-    check_origin(Checkpointer(tmp_path), SOURCES, slots=SlotSchema(SLOTS))
+    check_origin(WholeCheckpointer(tmp_path), SOURCES, slots=SlotSchema(SLOTS))
     with pytest.raises(ValueError) as caught:
-        check_origin(Checkpointer(tmp_path), SOURCES, slots=SlotSchema(slots))
+        check_origin(
+            WholeCheckpointer(tmp_path), SOURCES, slots=SlotSchema(slots)
+        )
     assert words in str(caught.value)
     with pytest.raises(ValueError, match="made from another encoder: give --o"):
-        check_origin(Checkpointer(tmp_path), {**SOURCES, "encoder": "b1"})
+        check_origin(WholeCheckpointer(tmp_path), {**SOURCES, "encoder": "b1"})
 
 
 def test_a_folder_without_checkpoints_is_of_no_origin(tmp_path):
-    check_origin(Checkpointer(tmp_path), SOURCES, slots=SlotSchema(SLOTS))
+    check_origin(WholeCheckpointer(tmp_path), SOURCES, slots=SlotSchema(SLOTS))
 
 
 def test_the_message_names_a_folder_that_is_free(tmp_path):
@@ -254,8 +257,27 @@ def test_the_message_names_a_folder_that_is_free(tmp_path):
     checkpointer(run / "save", made_from=MadeFrom(SOURCES)).save_checkpoint()
     (tmp_path / "my run-2").mkdir()
     with pytest.raises(ValueError) as caught:
-        check_origin(Checkpointer(run / "save"), {**SOURCES, "encoder": "b1"})
+        check_origin(
+            WholeCheckpointer(run / "save"), {**SOURCES, "encoder": "b1"}
+        )
     assert str(caught.value) == (
         f"the run in {run} was made from another encoder: give "
         f"'--output_folder={tmp_path}/my run-3', or delete that folder"
     )
+
+
+def test_a_run_that_goes_on_hashes_a_checkpoint_once(tmp_path, monkeypatch):
+    """Whatever looks at it: the folder's check, the origin's, the training."""
+    made = {"layer": torch.nn.Linear(1, 1), "made_from": MadeFrom(SOURCES)}
+    checkpointer(tmp_path, **made).save_checkpoint()
+    hashed = []
+    monkeypatch.setattr(
+        checkpoints,
+        "checksums",
+        lambda folder: hashed.append(folder) or checksums(folder),
+    )
+    again = WholeCheckpointer(tmp_path, made)
+    assert again.find_checkpoint()
+    check_origin(again, SOURCES)
+    assert again.recover_if_possible()
+    assert len(hashed) == 1

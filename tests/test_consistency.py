@@ -102,6 +102,18 @@ def test_no_file_of_the_package_is_long():
         assert len(path.read_text().splitlines()) <= 450, path
 
 
+def test_every_link_leads_to_a_file():
+    """In all pages; what lies in results is made by runs."""
+    for page in ROOT.rglob("*.md"):
+        if {".venv", "results"} & set(page.relative_to(ROOT).parts):
+            continue
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", text):
+            target = (page.parent / link).resolve()
+            made = target.is_relative_to(ROOT / "results")
+            assert made or target.exists(), f"{page}: {link}"
+
+
 def test_no_circle_of_imports():
     """Modules can be sorted so that each imports only those before it."""
     modules = modules_of_the_package()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import CORPUS, ROOT, environment, metrics_of, run
+from running import CORPUS, ROOT, environment, metrics_of, run, run_command
 
 from slu_kd_lobes.experiments.engine import parse, read_matrices
 from slu_kd_lobes.experiments.matrix import (
@@ -73,18 +73,6 @@ def experiments(small, folder, *more, names=("tiny",)):
         *(f"--{key}={value}" for key, value in options.items()),
         *more,
     ]
-
-
-def run_command(command, fails=False):
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        text=True,
-        capture_output=True,
-    )
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def run_experiments(small, folder, *more, fails=False, names=("tiny",)):
@@ -380,7 +368,7 @@ def test_two_nodes_of_ray_give_the_same_numbers(reported, small, tmp_path):
         assert metrics_of(one) == metrics_of(other)
 
 
-def test_what_runs_share_is_made_once(small):
+def test_what_runs_share_is_made_once(small, tmp_path):
     """Two systems, two seeds: one corpus, one encoder, one teacher."""
     recipe = ROOT / "recipes" / "fluent-speech-commands" / "logit_distillation"
     shared = [f"--{key}={value}" for key, value in small.items()]
@@ -410,7 +398,9 @@ print(sorted(calls), len(set(names)), plans[0]["utterances"])
 tables = [sorted(p["sources"]["tables"]) for p in plans]
 print(tables)
 """
-    printed = run_command([sys.executable, "-c", code]).splitlines()
+    script = tmp_path / "counting.py"
+    script.write_text(code)
+    printed = run_command([sys.executable, str(script)]).splitlines()
     assert "['corpus', 'hash', 'table'] 6 144" in printed  # 48 in 3 epochs
     assert "[[], [], ['teacher'], ['teacher'], ['teacher'], ['teacher']]" in (
         printed
@@ -499,13 +489,21 @@ def test_a_test_set_that_no_run_has_is_refused(tmp_path):
         check_tests(matrix, sets)
 
 
+#: The smallest one.
+ONE_SYSTEM = (
+    MATRIX.split("conditions:")[0]
+    + "conditions: {all: {}}\nsystems:\n  no KD: {config: hparams/baseline.yaml}"
+)
+
+
 def test_bad_input_is_one_sentence(small, tmp_path):
-    write_matrix(tmp_path, "tests: [valid, nowhere]\n" + MATRIX)
+    write_matrix(tmp_path, "tests: [valid, nowhere]\n" + ONE_SYSTEM)
     said = "tiny.yaml: tests: no condition has a set 'nowhere'; there are"
     assert said in run_experiments(small, tmp_path, fails=True)
     write_matrix(tmp_path)
     for option, said in (
-        ("--data_folder=nowhere", "row 2: there is no audio file"),
+        (f"--data_folder={tmp_path}", "row 2: there is no audio file"),
+        ("--data_folder=nowhere", "error: there is no folder nowhere: unpack"),
         ("--data_folder=", "where is the corpus? Give --data_folder="),
         ("--learning_rate=1", "error: command line: there is no key"),
         ("--workers=0", "error: --workers must be at least 1"),
@@ -514,7 +512,7 @@ def test_bad_input_is_one_sentence(small, tmp_path):
     ):
         printed = run_experiments(small, tmp_path, option, fails=True)
         assert said in printed and "Traceback" not in printed
-    text = MATRIX.replace("config: hparams", "script: a.py, config: hparams")
+    text = ONE_SYSTEM.replace("config:", "script: a.py, config:")
     write_matrix(tmp_path, text)
     printed = run_experiments(small, tmp_path, fails=True)
     assert "there is no script 'a.py': choose one of train.py, cas" in printed

@@ -20,6 +20,7 @@ from slu_kd_lobes.evaluation.metrics import rejection_threshold
 from slu_kd_lobes.inference import package as package_module
 from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 from slu_kd_lobes.inference.package import package_run
+from slu_kd_lobes.inference.templates import STUDENT
 from slu_kd_lobes.utils import hub
 from slu_kd_lobes.utils.blocks import load_blocks
 
@@ -210,12 +211,25 @@ def test_labels_of_any_script_come_back():
     """Also those that JSON would write in two halves, or YAML refuses."""
     values = ["\U0001f4a1 on", "\u0950", "a\x7fb", "tab\there", 'quo"te', "no"]
     schema = SlotSchema({"\U0001f3e0": values})
+    assert from_package(schema) == schema
+
+
+def from_package(schema):
+    """What is read from the lines of a package that hold a schema."""
     text = package_module._json_in_yaml(schema.to_dict())
-    made = load_blocks(
-        "x: !apply:slu_kd_lobes.data.slots.SlotSchema.from_dict\n"
-        f"    content: {text}\n"
-    )
-    assert made["x"] == schema
+    lines = STUDENT[STUDENT.index("schema:") : STUDENT.index("{encoder}")]
+    return load_blocks(lines.format(schema=text))["schema"]
+
+
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize("mark", [*LINE_ENDS, *"?-:,[]{}#&*!|>'\"%@`~=<()\\"])
+def test_labels_with_marks_of_yaml_come_back(mark):
+    """And with all that ends a line somewhere; at any place, in names too."""
+    texts = [f"{mark}b a", f"a{mark}b", f"a {mark} b", f"b{mark}", f"{mark}7"]
+    schema = SlotSchema(dict.fromkeys(texts, texts))
+    assert from_package(schema) == schema
 
 
 def test_a_run_of_an_older_version_is_refused(finished, tmp_path):

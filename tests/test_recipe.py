@@ -60,6 +60,7 @@ def test_leaves_what_a_person_wants(finished):
         assert plot.read_bytes().startswith(b"\x89PNG")
         assert str(plot) in printed
     assert len(list(folder.glob("*.png"))) == 4
+    assert "cannot save figures" not in printed
     assert list((folder / "tensorboard").iterdir())
     assert f"{metrics['test']['intent_error']:.2f} %" in printed
 

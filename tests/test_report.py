@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import re
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import ROOT
 
 from slu_kd_lobes.data.manifests import (
     COLUMNS,
@@ -29,8 +32,11 @@ from slu_kd_lobes.evaluation.report import (
 )
 from slu_kd_lobes.inference.web_page import waveform_figure
 from slu_kd_lobes.training.history import TrainingHistory
+from slu_kd_lobes.training.hparams import complete_yaml, settings
+from slu_kd_lobes.training.run_folder import check_same_run, split_arguments
 from slu_kd_lobes.utils.files import check_writable, read_csv, write_json
 
+HPARAMS = ROOT / "hparams"
 SCHEMA = SlotSchema(
     {"action": ["activate", "bring, fetch"], "object": ["lamp", "Öl", "none"]}
 )
@@ -353,7 +359,9 @@ def history_with(errors):
 
 def test_a_run_that_ends_too_early_says_how_to_go_on(tmp_path, capsys):
     """At its end and in metrics.json; one that has learnt says nothing."""
-    (tmp_path / "run two").mkdir()
+    (tmp_path / "run two" / "run").mkdir(parents=True)
+    yaml = tmp_path / "run two" / "run" / "hyperparams.yaml"
+    yaml.write_text(complete_yaml(HPARAMS / "distill_teacher_mae_exp.yaml"))
     early = history_with(90 - 3 * np.arange(18.0))
     metrics = report(
         tmp_path / "run two", TESTS, results_of(TESTS), history=early
@@ -361,13 +369,34 @@ def test_a_run_that_ends_too_early_says_how_to_go_on(tmp_path, capsys):
     assert metrics["still_learning"] is True
     printed = capsys.readouterr().out
     assert "after 18 epochs with 39.0 % of its own utterances wrong" in printed
-    yaml = tmp_path / "run two" / "run" / "hyperparams.yaml"
     assert f"python train.py '{yaml}' --number_of_epochs=36\n" in printed
     done = history_with([*(90 - 3 * np.arange(18.0)), *18 * [0.0]])
     metrics = report(tmp_path, TESTS, results_of(TESTS), history=done)
     assert metrics["still_learning"] is False
     assert "note:" not in capsys.readouterr().out
     assert report(tmp_path, TESTS, results_of(TESTS))["still_learning"] is False
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["distill_teacher_mae_err", "distill_hybrid_mae_tri", "own_commands"],
+)
+def test_a_command_that_goes_on_is_not_refused(name, tmp_path, capsys):
+    """What is printed can be typed, whatever the schedule."""
+    (tmp_path / "run").mkdir()
+    yaml = tmp_path / "run" / "hyperparams.yaml"
+    folder = {"output_folder": str(tmp_path / "run")}
+    yaml.write_text(complete_yaml(HPARAMS / f"{name}.yaml", folder))
+    early = history_with(90 - 3 * np.arange(18.0))
+    report(tmp_path, TESTS, results_of(TESTS), history=early)
+    (line,) = re.findall("  python train.py (.*)", capsys.readouterr().out)
+    typed, *options = shlex.split(line)
+    assert typed == str(yaml)
+    _, overrides = split_arguments(options, [])
+    text = complete_yaml(yaml, overrides)
+    place = settings(text)["output_folder"]
+    check_same_run(place, text, done=18)
+    assert (place == str(tmp_path / "run")) == ("_tri" not in name)
 
 
 def test_results_table_counts_the_errors():

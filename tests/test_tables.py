@@ -15,6 +15,7 @@ from slu_kd_lobes.evaluation.statistics import (
     risk_coverage,
     wilson_interval,
 )
+from slu_kd_lobes.experiments import engine
 from slu_kd_lobes.experiments.comparisons import compare, shares, summarise
 from slu_kd_lobes.experiments.matrix import read_matrix
 from slu_kd_lobes.experiments.records import (
@@ -135,6 +136,39 @@ def test_values_of_a_table_by_hand(tmp_path):
     said = "| 2 | 0.00 | 2.50 | 10.00 | 1.50 (1.00–2.00) |"
     assert f"| all | teacher {said}" in text
     assert "| all | sentence | 1 |  |  |  | 40.00 |" in text
+
+
+@pytest.mark.parametrize(
+    "group, other", [(",y,", "speakers"), (",9,", "wordings")]
+)
+def test_one_speaker_or_wording_says_nothing_of_others(tmp_path, group, other):
+    """So there is no interval over them, and the table shows that."""
+    one = UTTERANCES.replace(group, {",y,": ",x,", ",9,": ",7,"}[group])
+    text = table_of(tmp_path, write_files(tmp_path, utterances=one))
+    shown = {
+        n: cells_of(text, "b")[f"over {n}"] for n in ("speakers", "wordings")
+    }
+    assert shown.pop(other) == "–"
+    assert list(shown.values()) == ["[-25.00, +0.00]"]
+    assert "nan" not in text
+
+
+def test_only_matrices_with_runs_have_a_page(tmp_path):
+    """One that was never run here says nothing, and asked alone, so."""
+    results = write_files(tmp_path)
+    (tmp_path / "other.yaml").write_text(MATRIX.replace("By hand", "Other"))
+    hand, other = (
+        read_matrix(tmp_path / f"{name}.yaml") for name in ("hand", "other")
+    )
+    assert [p.stem for p in make_tables([other, hand], results)] == ["hand"]
+    with pytest.raises(ValueError, match="holds no run of other: train some"):
+        make_tables([other], results)
+    words = [str(tmp_path / f"{n}.yaml") for n in ("hand", "other")]
+    words += ["--tables", "--html", "--report", str(tmp_path)]
+    engine.main(words, {}, tmp_path)
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "By hand" in page and "Other" not in page
+    assert not (results / "tables" / "other.md").exists()
 
 
 def test_breakdown_by_hand(tmp_path):
@@ -436,7 +470,7 @@ def test_bootstrap_draws_speakers_not_utterances():
     assert low == 0.0 and 50 <= high <= 100
     by_item = bootstrap_difference(first, np.zeros(400), np.arange(400))
     assert 19 < by_item[0] < 25 < by_item[1] < 31
-    assert np.isnan(bootstrap_difference(first, first, ["a"] * 400)).all()
+    assert bootstrap_difference(first, first, ["a"] * 400) is None
 
 
 def test_paired_difference_by_hand():

@@ -1,17 +1,14 @@
 """Text teachers, and the table of logits that stands in for them."""
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from running import ROOT, forked
 from safetensors.torch import load_file, save_file
 
 from slu_kd_lobes.data.manifests import (
@@ -398,10 +395,12 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+import torch
 from slu_kd_lobes.data.manifests import Manifests
 from slu_kd_lobes.teachers import fine_tuning
 from test_teachers import text_model
 
+torch.set_num_threads({threads})
 brain = fine_tuning.TeacherBrain
 brain.saving = 1e9  # whatever a checkpoint costs
 log_epoch = brain.log_epoch
@@ -422,30 +421,20 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_table(
     made, manifests, tmp_path
 ):
     """After kill -9 no saved epoch is trained again; nothing is left."""
-    script = KILLED.format(tests=str(Path(__file__).parent))
-    epochs = []
-    for last, status in ((4, -signal.SIGKILL), (0, 0)):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                script,
-                manifests.folder,
-                tmp_path,
-                str(last),
-            ],
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == status, result.stderr
-        epochs.append(re.findall(r"^epoch (\d)$", result.stdout, re.M))
+    script = tmp_path / "killed.py"
+    facts = {"tests": str(ROOT / "tests"), "threads": torch.get_num_threads()}
+    script.write_text(KILLED.format(**facts))
+    tables, epochs = tmp_path / "tables", []
+    for last, expected in ((4, -signal.SIGKILL), (0, 0)):
+        words = [script, manifests.folder, tables, last]
+        status, printed = forked(words, ROOT)
+        assert status == expected, printed
+        epochs.append(re.findall(r"^epoch (\d)$", printed, re.M))
     assert epochs == [list("1234"), list("45678")]
-    table = TeacherTable.load(path_of(tmp_path))
+    table = TeacherTable.load(path_of(tables))
     assert torch.equal(table.outputs, made[1].outputs)
     assert table.errors == made[1].errors
-    assert not list(tmp_path.glob("*.training"))
+    assert not list(tables.glob("*.training"))
 
 
 def test_a_table_is_made_once(made, manifests):

@@ -186,7 +186,7 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
     transcripts = sorted((data_folder / part).glob("*/*/*.trans.txt"))
     for path in transcripts:
         folder = path.parent.relative_to(data_folder)
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             key, _, transcription = line.strip().partition(" ")
             if not key:
                 continue
@@ -226,7 +226,7 @@ def _with_textgrid(utterances, part):
 
 def _json_rows(path):
     """Number and reader of each line of a file of JSON lines."""
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, partial(json.loads, line)

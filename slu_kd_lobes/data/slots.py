@@ -267,8 +267,8 @@ class SlotSchema:
 
         Arguments
         ---------
-        content : dict
-            What `to_dict` returned.
+        content : dict or str
+            What `to_dict` returned, or that as JSON.
 
         Returns
         -------
@@ -281,6 +281,8 @@ class SlotSchema:
             If the content has another form, or its fingerprint is not that of
             its slots.
         """
+        if isinstance(content, str):
+            content = json.loads(content)
         try:
             pairs = [
                 (slot["name"], slot["values"]) for slot in content["slots"]
@@ -344,7 +346,7 @@ class SlotSchema:
                 f"There is no slot schema at {path}: prepare the data first."
             )
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_dict(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
                 f"The slot schema {path} is damaged, restore it or prepare "

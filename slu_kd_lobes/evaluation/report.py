@@ -15,12 +15,14 @@ from slu_kd_lobes.evaluation.plots import (
     plot_confusion,
     plot_learning_curves,
 )
+from slu_kd_lobes.training.hparams import settings
+from slu_kd_lobes.training.run_folder import CONFIGURATION, tied_to_epochs
 from slu_kd_lobes.utils.environment import (
     git_commit,
     package_versions,
     peak_memory_mb,
 )
-from slu_kd_lobes.utils.files import write_json, write_text
+from slu_kd_lobes.utils.files import unused_name, write_json, write_text
 
 #: Keys of the configuration that metrics.json repeats.
 REPORTED_KEYS = ("config", "seed", "train_fraction", "subset_seed")
@@ -136,11 +138,16 @@ def write_results(
     write_json(folder / "metrics.json", metrics)
     print(f"\n{results_table(tests)}\n\nmetrics: {folder / 'metrics.json'}")
     if still_learning:
-        print(f"note:    {unfinished(history.epochs)}; this goes on:")
         # The configuration of a run is complete, and names its folder.
-        yaml, epochs = folder / "hyperparams.yaml", 2 * len(history.epochs)
+        yaml, epochs = folder / CONFIGURATION, 2 * len(history.epochs)
         command = ["python", "train.py", f"{yaml}"]
-        print(f"  {shlex.join(command)} --number_of_epochs={epochs}")
+        command.append(f"--number_of_epochs={epochs}")
+        words = "goes on"
+        if tied := tied_to_epochs(settings(yaml.read_text("utf-8"))):
+            words = f"starts a longer one ({', '.join(tied)} needs that)"
+            command.append(f"--output_folder={unused_name(folder)}")
+        print(f"note:    {unfinished(history.epochs)}; this {words}:")
+        print(f"  {shlex.join(command)}")
     plots = []
     values, _ = slot_predictions(sets[main].logits, schema.slices)
     columns = zip(sets[main].targets.T, values.T)

@@ -93,8 +93,8 @@ def bootstrap_difference(first, second, groups, confidence=0.95, seed=0):
     Returns
     -------
     low, high : float
-        Of first minus second, in points of a percent. NaN with less than two
-        groups.
+        Of first minus second, in points of a percent. None in place of both
+        with less than two groups: one says nothing of others.
 
     Example
     -------
@@ -104,7 +104,7 @@ def bootstrap_difference(first, second, groups, confidence=0.95, seed=0):
     """
     names, which = np.unique(groups, return_inverse=True)
     if len(names) < 2:
-        return float("nan"), float("nan")
+        return None
     difference = np.bincount(which, weights=first - second)
     items = np.bincount(which)
 

@@ -69,8 +69,8 @@ def compare(records, results, reference, test_set):
     dict or None
         What `paired_difference` gives (system minus reference), ``pairs``,
         ``mcnemar`` (the median p of the pairs), ``speakers`` and
-        ``wordings`` (the interval of the difference over these). None if no
-        pair is there.
+        ``wordings`` (the interval of the difference over these; None if
+        there is only one). None if no pair is there.
     """
     others = {(r.draw, r.seed): r for r in reference if test_set in r.scores}
     pairs = [

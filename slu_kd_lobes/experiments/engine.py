@@ -148,10 +148,10 @@ def main(arguments, scripts, folder):
         if not options.tables:
             there = (target / "runs.csv").is_file()
             old = read_records(target) if there else Records()
-            jobs, runs = plan_all(matrices, options, overrides, scripts, folder)
             pool = local_pool(options.workers)
             if options.ray_address:
                 pool = ray_pool(options.ray_address)
+            jobs, runs = plan_all(matrices, options, overrides, scripts, folder)
             if not options.only_report:
                 every = [job for part in jobs.values() for job in part]
                 failed = execute_all(every, pool)
@@ -166,11 +166,14 @@ def main(arguments, scripts, folder):
                 paths += draw_figures(
                     matrix, outcomes[matrix.name], target / "figures"
                 )
-        for path, text in make_tables(matrices, target).items():
+        tables = make_tables(matrices, target)
+        for path, text in tables.items():
             write_text(path, text)
             paths.append(path)
         if options.html:
-            paths.append(write_html(target, matrices))
+            made = {path.stem for path in tables}
+            shown = [matrix for matrix in matrices if matrix.name in made]
+            paths.append(write_html(target, shown))
     for path in paths:
         print(path)
     if failed:
@@ -222,6 +225,11 @@ def plan_all(matrices, options, overrides, scripts, folder):
     jobs, runs : dict
         Lists of Job and Run by name of the matrix.
     """
+    if not os.path.isdir(options.data_folder):
+        raise ValueError(
+            f"there is no folder {options.data_folder}: unpack the corpus "
+            "there, or correct --data_folder"
+        )
     variables = {name for matrix in matrices for name in matrix.variables}
     made = options.results.resolve()
     runs = {}

@@ -68,16 +68,24 @@ def make_tables(matrices, folder):
     Returns
     -------
     dict
-        Text of ``tables/<matrix>.md`` of each, by path.
+        Text of ``tables/<matrix>.md`` of each that has runs, by path.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing.
     ValueError
-        If one is damaged, or no run has a test set that a matrix shows.
+        If one is damaged, none has a run of these matrices, or no run has a
+        test set that a matrix shows.
     """
     records = read_records(folder)
+    ran = {row["matrix"] for row in records.runs}
+    if not any(matrix.name in ran for matrix in matrices):
+        raise ValueError(
+            f"{folder} holds no run of {', '.join(m.name for m in matrices)}: "
+            "train some with --data_folder=... and without --tables"
+        )
+    matrices = [matrix for matrix in matrices if matrix.name in ran]
     for matrix in matrices:
         rows = [row for row in records.runs if row["matrix"] == matrix.name]
         check_tests(matrix, {row["test_set"] for row in rows} - {""})
@@ -247,19 +255,21 @@ def results_rows(matrix, systems, test_set, records):
 
 def _test_cells(test, adjusted):
     """Cells of a comparison."""
-    interval = _interval(test["low"], test["high"])
+    difference = f"{test['difference']:+.2f}"
+    if test["pairs"] > 1:
+        difference += f" {_interval([test['low'], test['high']])}"
     return {
-        "difference": f"{test['difference']:+.2f} {interval}".strip(),
+        "difference": difference,
         "p": _p(test["p"]),
         "p, adjusted": _p(adjusted),
-        "over speakers": _interval(*test["speakers"]),
-        "over wordings": _interval(*test["wordings"]),
+        "over speakers": _interval(test["speakers"]),
+        "over wordings": _interval(test["wordings"]),
         "McNemar": _p(test["mcnemar"]),
     }
 
 
-def _interval(low, high):
-    return "" if np.isnan(low) else f"[{low:+.2f}, {high:+.2f}]"
+def _interval(ends):
+    return "[{:+.2f}, {:+.2f}]".format(*ends) if ends else "–"
 
 
 def _p(value):

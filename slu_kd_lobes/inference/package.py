@@ -251,13 +251,17 @@ def package_run(run, out, keep=None, foreign_class=False, max_wrong=None):
 
 
 def _json_in_yaml(content):
-    """JSON that is YAML too: what YAML cannot hold is escaped."""
-    text = json.dumps(content, ensure_ascii=False)
-    return re.sub(
+    """JSON as one text of YAML; what YAML cannot hold is escaped in the JSON.
+
+    As lists and texts of YAML it would not come back: HyperPyYAML writes its
+    file anew, where `?off` becomes a key, and a next line (U+0085) a space.
+    """
+    text = re.sub(
         "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]",
         lambda match: f"\\u{ord(match[0]):04x}",
-        text,
+        json.dumps(content, ensure_ascii=False),
     )
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _encoder_node(tree, encoder):

@@ -313,7 +313,7 @@ def check_origin(checkpointer, made_from, **recoverables):
 
     Arguments
     ---------
-    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+    checkpointer : WholeCheckpointer
         Of the run.
     made_from : dict
         Fingerprints of all that shapes it.
@@ -326,5 +326,6 @@ def check_origin(checkpointer, made_from, **recoverables):
         If the newest checkpoint is of another origin.
     """
     recoverables["made_from"] = MadeFrom(made_from)
-    folder = checkpointer.checkpoints_dir
-    WholeCheckpointer(folder, recoverables).recover_if_possible()
+    other = WholeCheckpointer(checkpointer.checkpoints_dir, recoverables)
+    other._intact = checkpointer._intact  # to hash each only once
+    other.recover_if_possible()

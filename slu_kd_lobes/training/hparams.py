@@ -6,6 +6,7 @@ and gives other values for some of its keys; so does the command line.
 
 import difflib
 import io
+import logging
 import os
 from functools import partial
 from inspect import isclass, signature
@@ -19,6 +20,11 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from slu_kd_lobes.training.ranges import check_range
+
+# A run draws without torchvision; SpeechBrain would say that it cannot.
+logging.getLogger("speechbrain.utils.train_logger").addFilter(
+    lambda record: "torchvision" not in record.getMessage()
+)
 
 COMMAND_LINE = "command line"
 

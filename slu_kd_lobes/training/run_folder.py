@@ -253,8 +253,7 @@ def check_same_run(folder, text, free=(), done=0):
     epochs = "number_of_epochs"
     differing = [k for k in differing_keys(old, new) if k not in free]
     if [epochs] == differing:
-        differing = [k for k in users(new, epochs) if k not in free]
-        differing = [k for k in differing if k != "epoch_counter"]
+        differing = [k for k in tied_to_epochs(new) if k not in free]
         if differing:
             raise ValueError(
                 f"{folder} holds a run of {old[epochs]} epochs, and "
@@ -272,6 +271,29 @@ def check_same_run(folder, text, free=(), done=0):
             f"{folder} holds a run of another configuration (different: "
             f"{', '.join(differing)}): {remedy}"
         )
+
+
+def tied_to_epochs(values):
+    """What would have been another one in a run of more epochs.
+
+    Arguments
+    ---------
+    values : dict
+        As `slu_kd_lobes.training.hparams.settings` gives them.
+
+    Returns
+    -------
+    list of str
+        Keys, as `users` gives them.
+
+    Example
+    -------
+    >>> from slu_kd_lobes.training.hparams import settings
+    >>> tied_to_epochs(settings("{number_of_epochs: 2, lr: 0.1}"))
+    []
+    """
+    found = users(values, "number_of_epochs")
+    return [key for key in found if key != "epoch_counter"]
 
 
 def users(values, name):
