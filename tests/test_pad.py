@@ -1,13 +1,12 @@
 """The recipe that aligns a speech model with a text model, on a tiny corpus."""
 
+import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
-from running import ROOT, environment
+from running import ROOT, run
 
 from slu_kd_lobes.students.encoders import TransformerEncoder
 from slu_kd_lobes.utils.environment import packaged_minilm
@@ -49,19 +48,9 @@ def align(speech, model, folder, config, **changes):
         "number_of_epochs": 2,
         "batch_size": 8,
         "lr": 0.003,
-        "device": "cpu",
         **changes,
     }
-    command = [f"hparams/{config}.yaml"]
-    command += [f"--{key}={value}" for key, value in options.items()]
-    result = subprocess.run(
-        [sys.executable, "train.py", *command],
-        cwd=RECIPE,
-        env={**environment(), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    run(f"{config}", options, RECIPE)
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -89,3 +78,81 @@ def test_the_same_command_goes_on_to_the_same_result(
     again = align(speech, model, tmp_path / "a", "tlocal", **options)
     assert again["history"] == whole["history"]
     assert again["valid"] == whole["valid"]
+
+
+@pytest.fixture(scope="module")
+def commands(speech):
+    """What the tones say, as a corpus of commands; the rest is typed alone."""
+    folder = speech / "commands" / "data"
+    folder.mkdir(parents=True)
+    parts = {"train": (0, 6), "valid": (6, 9), "test": (9, 24)}
+    with open(speech / "train.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+    for split, (start, end) in parts.items():
+        with open(folder / f"{split}_data.csv", "w", newline="") as file:
+            names = ["path", "speakerId", "transcription", "first"]
+            writer = csv.writer(file)
+            writer.writerow(names)
+            for row in rows[start:end]:
+                text = row["transcription"]
+                writer.writerow([row["path"], split, text, text.split()[0]])
+    return folder
+
+
+def typed(alignment, commands, folder, **changes):
+    """Tests typed commands; returns the metrics, or what is printed."""
+    options = {
+        "alignment": alignment,
+        "data_folder": commands.parents[1],
+        "csv_folder": commands,
+        "slots": "[first]",
+        "manifest_folder": folder / "manifests",
+        "feature_folder": folder / "features",
+        "output_folder": folder / "run",
+        **changes,
+    }
+    fails = changes.pop("fails", False)
+    options.pop("fails", None)
+    printed = run("typed_commands", options, RECIPE, fails, "typed_commands.py")
+    if fails:
+        return printed
+    return json.loads((folder / "run" / "metrics.json").read_text())
+
+
+def test_typed_commands_are_found_by_an_aligned_model(
+    speech, commands, transformer_folders, tmp_path
+):
+    """None of the test set's wordings is in training; all are typed."""
+    model, options = transformer_folders / "wav2vec2", {"number_of_epochs": 60}
+    align(speech, model, tmp_path / "a", "glob", **options)
+    after = typed(tmp_path / "a", commands, tmp_path / "after")
+    before = typed(tmp_path / "a", commands, tmp_path / "before", aligned=False)
+    listed = typed(tmp_path / "a", commands, tmp_path / "k1", typed="train")
+    assert after["wordings"] > listed["wordings"] == 6
+    errors = [x["test"]["intent_error"] for x in (after, before, listed)]
+    assert errors[0] < min(errors[1:])
+
+
+def test_an_alignment_that_is_not_there_is_one_sentence(commands, tmp_path):
+    """Before anything is computed."""
+    options = {"fails": True}
+    printed = typed(tmp_path / "none", commands, tmp_path, **options)
+    assert "error: alignment: there is no" in printed
+    assert "Traceback" not in printed
+
+
+def test_pairs_from_a_csv_file(speech, transformer_folders, tmp_path):
+    """Any CSV file with paths and transcriptions, such as one of commands."""
+    for split in ("train", "valid"):
+        lines = (speech / f"{split}.jsonl").read_text().splitlines()
+        with open(tmp_path / f"{split}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "transcription", "duration"])
+            for row in map(json.loads, lines):
+                path = str(speech / row["path"])
+                writer.writerow([path, row["transcription"], ""])
+    model = transformer_folders / "whisper"
+    metrics = align(
+        speech, model, tmp_path / "run", "glob", data_folder=tmp_path
+    )
+    assert metrics["n_train"] == 24 and metrics["n_valid"] == 8
