@@ -63,6 +63,7 @@ def test_a_run_aligns_and_saves(config, speech, transformer_folders, tmp_path):
     assert [epoch["epoch"] for epoch in history] == [0, 1, 2]
     assert history[-1]["valid_loss"] < history[0]["valid_loss"]
     assert metrics["projection"]  # 16 and 384 values
+    assert (tmp_path / "run" / "alignment.png").stat().st_size > 10000
     aligned = tmp_path / "run" / "aligned"
     encoder = TransformerEncoder(str(aligned))
     assert encoder.feature_size == 16

@@ -37,6 +37,13 @@ class Units:
     mask: torch.Tensor
     priors: torch.Tensor
 
+    def on_cpu(self):
+        """Returns the same without a gradient, in single precision."""
+        vectors, priors = (
+            part.detach().float().cpu() for part in (self.vectors, self.priors)
+        )
+        return Units(vectors, self.mask.cpu(), priors)
+
     def repeated(self, item, times):
         """One sequence many times, to compare it with as many others.
 

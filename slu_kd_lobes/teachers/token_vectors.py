@@ -139,6 +139,32 @@ class TokenModel:
         run_on_main(self._make, [texts, made_from, path, device])
         return TokenTable.load(path, made_from)
 
+    def words(self, transcript):
+        """The tokens of a transcript as text, as many as its `units`.
+
+        Arguments
+        ---------
+        transcript : str
+
+        Returns
+        -------
+        list of str
+        """
+        tokenizer = AutoTokenizer.from_pretrained(self.text_encoder)
+        numbers = tokenizer(
+            normalise_transcript(transcript),
+            truncation=True,
+            max_length=self.max_length,
+            return_special_tokens_mask=True,
+        )
+        return [
+            tokenizer.convert_ids_to_tokens(number)
+            for number, special in zip(
+                numbers["input_ids"], numbers["special_tokens_mask"]
+            )
+            if self.special_tokens or not special
+        ]
+
     def _make(self, texts, made_from, path, device):
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):

@@ -35,7 +35,10 @@ from speechbrain.nnet.schedulers import (
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
+from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.data.batching import UtteranceDataset
+from slu_kd_lobes.evaluation.alignment_plot import plot_alignment
+from slu_kd_lobes.evaluation.plots import drawn
 from slu_kd_lobes.evaluation.retrieval import ranks, retrieval_metrics
 from slu_kd_lobes.students.aligned import AlignedModel
 from slu_kd_lobes.training.brain import StudentBrain
@@ -84,6 +87,13 @@ class AlignmentBrain(StudentBrain):
             self.ranks.append(ranks(distances, own.to(self.device)).cpu())
         return loss
 
+    @torch.no_grad()
+    def frames_of(self, dataset, index):
+        """Frames of one utterance, for the picture."""
+        batch = dataset.__getitems__([index]).to(self.device)
+        inputs = self.features(batch.inputs, batch.lengths)
+        return self.model.to(self.device).eval().frames(*inputs).on_cpu()
+
     def on_fit_batch_start(self, batch, should_step):
         """Sets the learning rate of the step: up, then down to nothing."""
         if should_step:
@@ -112,7 +122,7 @@ def draw(rows, hours, seed):
 
 
 def dataio_prep(hparams, manifests, features, device):
-    """Builds the data sets, and the table of their transcripts."""
+    """Builds the data sets, the table of their transcripts, and an example."""
     splits = {}
     for split, path in manifests.items():
         manifest = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -149,7 +159,10 @@ def dataio_prep(hparams, manifests, features, device):
         )
         for split, rows in splits.items()
     }
-    return datasets, tokens
+    valid = splits["valid"]  # of a middling length
+    order = sorted(range(len(valid)), key=lambda i: valid[i]["duration"])
+    example = order[len(order) // 2]
+    return datasets, tokens, {"index": example, **valid[example]}
 
 
 def make_model(hparams, encoder, tokens):
@@ -173,6 +186,21 @@ def save_aligned(brain, folder):
         shutil.rmtree(folder, ignore_errors=True)  # of fewer epochs
 
 
+def draw_example(hparams, example, tokens, sides):
+    """Draws what one validation utterance was like, and is."""
+    text, rate = example["transcription"], hparams["sample_rate"]
+    facts = (
+        read_waveform(example["wav"], rate),
+        rate,
+        hparams["token_model"].words(text),
+        tokens.units(tokens.rows_of([text])),
+        sides,
+    )
+    path = Path(hparams["output_folder"]) / "alignment.png"
+    for plot in drawn(path, plot_alignment, *facts):
+        print(f"plot: {plot}")
+
+
 def main(arguments):
     """Prepares, aligns and saves."""
     with one_sentence_errors():
@@ -194,7 +222,9 @@ def main(arguments):
         )
         device, encoder = run_opts["device"], hparams["make_encoder"]()
         features = hparams["make_features"](encoder.first_frames(), device)
-        datasets, tokens = dataio_prep(hparams, manifests, features, device)
+        datasets, tokens, example = dataio_prep(
+            hparams, manifests, features, device
+        )
         sb.utils.seed.seed_everything(hparams["seed"])
         model = make_model(hparams, encoder, tokens)
         sources = {
@@ -223,6 +253,7 @@ def main(arguments):
         hparams["lr"], round(hparams["warm_up"] * steps), steps + 1
     )
     valid_options = valid.loader_options(size, num_workers=workers)
+    before = brain.frames_of(valid, example["index"])
     if hparams["checkpointer"].find_checkpoint() is None:
         brain.evaluate(valid, test_loader_kwargs=dict(valid_options))
         brain.train_stats = {}
@@ -257,6 +288,11 @@ def main(arguments):
                 "commit": git_commit(),
             },
         )
+        sides = {
+            "before": before,
+            "aligned": brain.frames_of(valid, example["index"]),
+        }
+        draw_example(hparams, example, tokens, sides)
     finish_run()
 
 
