@@ -35,7 +35,7 @@ def speech(tmp_path_factory):
     return folder
 
 
-def align(speech, model, folder, config, **changes):
+def align(speech, model, folder, config, processes=1, **changes):
     """Runs the recipe; returns its metrics."""
     options = {
         "data_folder": speech,
@@ -50,7 +50,7 @@ def align(speech, model, folder, config, **changes):
         "lr": 0.003,
         **changes,
     }
-    run(f"{config}", options, RECIPE)
+    run(config, options, RECIPE, processes=processes)
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -79,6 +79,35 @@ def test_the_same_command_goes_on_to_the_same_result(
     again = align(speech, model, tmp_path / "a", "tlocal", **options)
     assert again["history"] == whole["history"]
     assert again["valid"] == whole["valid"]
+
+
+def test_two_processes_align_as_one_does(speech, transformer_folders, tmp_path):
+    """With twice the utterances a step, and the same validation set."""
+    model = transformer_folders / "whisper"
+    options = {"number_of_epochs": 3}
+    one = align(speech, model, tmp_path / "one", "tlocal", **options)
+    two = align(
+        speech, model, tmp_path / "two", "tlocal", 2, batch_size=4, **options
+    )
+    assert two["n_valid"] == one["n_valid"]
+    assert two["before"] == one["before"]
+    losses = [x["history"][-1]["valid_loss"] for x in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_mixed_precision_and_accumulation(
+    speech, transformer_folders, tmp_path
+):
+    """In half precision, four steps of two utterances for one of eight."""
+    model = transformer_folders / "wav2vec2"
+    options = {"precision": "bf16", "grad_accumulation_factor": 4}
+    one = align(speech, model, tmp_path / "one", "slocal")
+    four = align(
+        speech, model, tmp_path / "four", "slocal", batch_size=2, **options
+    )
+    losses = [x["history"][-1]["valid_loss"] for x in (one, four)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] < one["before"]["valid_loss"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,11 @@ from collections import defaultdict
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import ddp_all_reduce, if_main_process
+from speechbrain.utils.distributed import (
+    ddp_all_reduce,
+    if_main_process,
+    is_distributed_initialized,
+)
 from torch.utils.tensorboard import SummaryWriter
 
 from slu_kd_lobes.training.checkpoints import MadeFrom
@@ -242,6 +246,23 @@ class StudentBrain(sb.Brain):
                     for name, (total, count) in self.history.sums.items()
                 }
             self.start_epoch(epoch)
+
+    def total_steps(self, batches):
+        """Steps of the optimiser in the whole training, over all processes.
+
+        Arguments
+        ---------
+        batches : int
+            Of an epoch.
+
+        Returns
+        -------
+        int
+        """
+        if is_distributed_initialized():
+            batches = -(-batches // torch.distributed.get_world_size())
+        steps = batches * self.hparams.number_of_epochs
+        return steps // self.grad_accumulation_factor
 
     def validates(self, epoch):
         """Whether an epoch ends with validation; the last one does."""

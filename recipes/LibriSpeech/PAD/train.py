@@ -247,8 +247,7 @@ def main(arguments):
     brain.valid_rows = valid.columns["rows"].unique()
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
-    steps = len(train_options["batch_sampler"]) * hparams["number_of_epochs"]
-    steps = steps // brain.grad_accumulation_factor
+    steps = brain.total_steps(len(train_options["batch_sampler"]))
     brain.schedule = LinearWarmupScheduler(
         hparams["lr"], round(hparams["warm_up"] * steps), steps + 1
     )
