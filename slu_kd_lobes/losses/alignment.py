@@ -216,6 +216,8 @@ class SpanAlignment(Alignment):
         if any(span <= 0 for span in self.spans):
             raise ValueError(f"spans {self.spans} must be above 0")
         self.anchors = anchors
+        multiples = torch.tensor(self.spans or [0.0])
+        self.register_buffer("multiples", multiples, persistent=False)
 
     def measure(self, frames, tokens):
         """Returns minus the similarity of each pair; see `Alignment`."""
@@ -269,8 +271,8 @@ class SpanAlignment(Alignment):
             First frame, and the one after the last, [batch, anchors, spans].
         """
         per_token = (frames / tokens).round().clamp(min=1)
-        multiples = torch.tensor(self.spans or [0.0], device=anchors.device)
-        lengths = (per_token.unsqueeze(-1) * multiples).round().clamp(min=1)
+        lengths = per_token.unsqueeze(-1) * self.multiples
+        lengths = lengths.round().clamp(min=1)
         lengths = lengths.long().unsqueeze(1)
         starts = anchors.unsqueeze(-1) - lengths // 2
         ends = torch.minimum(starts + lengths, frames.view(-1, 1, 1))

@@ -70,9 +70,9 @@ class AlignmentBrain(StudentBrain):
 
     def compute_forward(self, batch, stage):
         """Returns the frames, and how far they are from their tokens."""
+        tokens = self.tokens.units(batch.rows, self.device)
         batch.to(self.device)
         inputs, lengths = self.features(batch.inputs, batch.lengths)
-        tokens = self.tokens.units(batch.rows.cpu(), self.device)
         return self.modules.model(inputs, lengths, tokens)
 
     def compute_objectives(self, outputs, batch, stage):
