@@ -267,6 +267,9 @@ def readable_log(axis):
     axis : matplotlib.axes.Axes
     """
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_ylim()
+    # At least three numbers, also where all values are alike.
+    subs = (1, 2, 5) if high > 10 * low else range(1, 10)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
