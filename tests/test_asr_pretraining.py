@@ -581,8 +581,25 @@ def test_only_a_line_feed_ends_a_json_line(tmp_path, mark):
     line = json.dumps(row, ensure_ascii=False)
     path = tmp_path / "train.jsonl"
     path.write_text(line + "\r\n", encoding="utf-8", newline="")
-    (found,) = prepare._json_lines(path, aligned=False)
+    (found,) = prepare.list_part(tmp_path, "train", aligned=False)
     assert found.transcription == row["transcription"]
+
+
+def test_a_csv_file_is_listed_as_json_lines_are(tmp_path):
+    """With a byte order mark and other columns; what lacks is one sentence."""
+    path = tmp_path / "train.csv"
+    path.write_text(
+        'path,speakerId,transcription,duration\na/b.wav,x,"on, and on",\n',
+        encoding="utf-8-sig",
+    )
+    (found,) = prepare.list_part(tmp_path, "train", aligned=False)
+    assert found.id == "a/b" and found.transcription == "on, and on"
+    assert found.duration is None
+    with pytest.raises(ValueError, match="line 2 has no 'alignment'"):
+        prepare.list_part(tmp_path, "train")
+    path.write_text("path,transcription\na/b.wav\n")
+    with pytest.raises(ValueError, match="line 2 cannot be read"):
+        prepare.list_part(tmp_path, "train", aligned=False)
 
 
 def test_json_lines_may_name_audio_elsewhere(tmp_path):
