@@ -13,6 +13,7 @@ machine that slows down slows down both.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def main():
                 if not (place / store).exists():
                     (folder / name / store).mkdir(exist_ok=True)
                     (place / store).symlink_to(folder / name / store)
+            shutil.rmtree(place / "run", ignore_errors=True)  # of a stop
             epochs = options.epochs if number else 1
             found = epoch_seconds(checkout, place, corpus, epochs)
             package = folder / name / "package"
