@@ -60,6 +60,15 @@ class Loops(SpanAlignment):
         return torch.stack(losses)
 
 
+KINDS = {
+    "glob": GlobalAlignment,
+    "sentence": SentenceAlignment,
+    "tlocal": LocalAlignment,
+    "slocal": SpanAlignment,
+    "slocal, loops": Loops,
+}
+
+
 def units(batch, size, width, device, gradient=False):
     """Random units; the items are of different lengths."""
     lengths = torch.linspace(0.6, 1, batch).mul(size).long()
@@ -99,14 +108,7 @@ def make(what, options):
     if what == "priors":
         attention = torch.rand(batch, 12, size, size, device=device).softmax(-1)
         return lambda: received_attention(attention, frames.mask)
-    kinds = {
-        "glob": GlobalAlignment,
-        "sentence": SentenceAlignment,
-        "tlocal": LocalAlignment,
-        "slocal": SpanAlignment,
-        "slocal, loops": Loops,
-    }
-    loss = kinds[what]()
+    loss = KINDS[what]()
     loss.set_width(options.width)
     loss.to(device)
     return lambda: loss(frames, tokens).backward()
@@ -145,8 +147,7 @@ def main():
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     found = {}
-    names = "glob,sentence,tlocal,slocal,slocal; loops,priors,speech model"
-    for what in names.replace(",", "|").replace(";", ",").split("|"):
+    for what in (*KINDS, "priors", "speech model"):
         queue = context.Queue()
         process = context.Process(target=measure, args=(what, options, queue))
         process.start()

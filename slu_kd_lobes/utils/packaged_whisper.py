@@ -37,11 +37,11 @@ LINEARS = {
     "fc2": "ffn/linear_1",
 }
 #: Projections that stand one below the other in a matrix.
-STACKED = {
-    "self_attn": (["q_proj", "k_proj", "v_proj"], "self_attention/linear_0"),
-    "encoder_attn": (["q_proj"], "attention/linear_0"),
-    "encoder_attn ": (["k_proj", "v_proj"], "attention/linear_1"),
-}
+STACKED = (
+    ("self_attn", ["q_proj", "k_proj", "v_proj"], "self_attention/linear_0"),
+    ("encoder_attn", ["q_proj"], "attention/linear_0"),
+    ("encoder_attn", ["k_proj", "v_proj"], "attention/linear_1"),
+)
 
 
 def packaged_whisper(folder="results/models"):
@@ -170,7 +170,7 @@ def whisper_state(variables):
                 put(f"{ours}.{name}", f"{theirs}/{source}", norm)
             for name, source in LINEARS.items():
                 put(f"{ours}.{name}", f"{theirs}/{source}", linear)
-            for name, (parts, source) in STACKED.items():
+            for name, parts, source in STACKED:
                 for kind in linear:
                     array = variables.get(f"{theirs}/{source}/{kind}")
                     if array is None:
@@ -178,7 +178,7 @@ def whisper_state(variables):
                     rows = np.split(np.array(array), len(parts))
                     for part, values in zip(parts, rows):
                         if (part, kind) != ("k_proj", "bias"):  # it has none
-                            key = f"model.{ours}.{name.strip()}.{part}.{kind}"
+                            key = f"model.{ours}.{name}.{part}.{kind}"
                             state[key] = torch.from_numpy(values).float()
             layer += 1
     return state

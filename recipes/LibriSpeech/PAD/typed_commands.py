@@ -27,6 +27,7 @@ from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.inference.recognisers import logits_of_nearest
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
+    CONFIGURATION,
     one_sentence_errors,
     open_folder,
     parse_arguments,
@@ -47,7 +48,7 @@ def typed_wordings(manifests, typed):
 
 def load_alignment(hparams):
     """Keys of the run that aligned, and where its best epoch is."""
-    yaml = Path(hparams["alignment"]) / "hyperparams.yaml"
+    yaml = Path(hparams["alignment"]) / CONFIGURATION
     if not yaml.is_file():
         raise FileNotFoundError(
             f"alignment: there is no {yaml}: give the folder of a run of "
