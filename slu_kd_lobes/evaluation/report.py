@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slu_kd_lobes.evaluation.metrics import slot_predictions
+from slu_kd_lobes.evaluation.metrics import slot_metrics, slot_predictions
 from slu_kd_lobes.evaluation.plots import (
     drawn,
     file_names,
@@ -47,6 +47,34 @@ class Tested(NamedTuple):
     logits: np.ndarray
     targets: np.ndarray
     metrics: dict
+
+    @classmethod
+    def of(cls, rows, logits, schema):
+        """What the logits of utterances say of these.
+
+        Arguments
+        ---------
+        rows : list of dict
+            Of a manifest.
+        logits : numpy.ndarray
+            [utterances, values].
+        schema : SlotSchema
+
+        Returns
+        -------
+        Tested
+
+        Example
+        -------
+        >>> from slu_kd_lobes.data.slots import SlotSchema
+        >>> schema = SlotSchema({"object": ["lamp", "music"]})
+        >>> rows = [{"ID": "a", "object": "music"}]
+        >>> Tested.of(rows, np.array([[2.0, 0.0]]), schema).metrics["n"]
+        1
+        """
+        targets = np.array([schema.encode(row) for row in rows])
+        metrics = slot_metrics(logits, targets, schema.slices)
+        return cls([row["ID"] for row in rows], logits, targets, metrics)
 
 
 def write_predictions(path, tested, schema):

@@ -22,7 +22,6 @@ from prepare_commands import prepare_fsc
 from tqdm import tqdm
 
 from slu_kd_lobes.data.batching import UtteranceDataset
-from slu_kd_lobes.evaluation.metrics import slot_metrics
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.inference.recognisers import logits_of_nearest
 from slu_kd_lobes.training.hparams import load_hparams
@@ -111,11 +110,7 @@ def main(arguments):
         )
         similarities = distances.amax(1, keepdim=True) - distances
         logits = logits_of_nearest(similarities, targets, schema.slices)
-        true = torch.tensor([schema.encode(row) for row in rows])
-        logits, true = logits.numpy(), true.numpy()
-        metrics = slot_metrics(logits, true, schema.slices)
-        ids = [row["ID"] for row in rows]
-        results[name] = Tested(ids, logits, true, metrics)
+        results[name] = Tested.of(rows, logits.numpy(), schema)
     write_results(
         hparams,
         manifests,

@@ -22,7 +22,6 @@ import torch
 from prepare import prepare_fsc
 
 from slu_kd_lobes.data.transcripts import normalise_transcript
-from slu_kd_lobes.evaluation.metrics import slot_metrics
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.inference.recognisers import (
     NearestTranscript,
@@ -82,10 +81,7 @@ def main(arguments):
         texts = [normalise_transcript(text) for text in transcripts]
         true = [normalise_transcript(row["transcription"]) for row in rows]
         logits = reader(texts).numpy()
-        targets = torch.tensor([schema.encode(row) for row in rows]).numpy()
-        metrics = slot_metrics(logits, targets, schema.slices)
-        ids = [row["ID"] for row in rows]
-        results[name] = Tested(ids, logits, targets, metrics)
+        results[name] = Tested.of(rows, logits, schema)
         right = sum(map(str.__eq__, texts, true))
         exact[name] = round(100 * right / len(rows), 4)
     write_results(
