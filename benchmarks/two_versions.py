@@ -2,8 +2,10 @@
 """Times two versions of this project side by side, in one run.
 
 An epoch of training at the size of Fluent Speech Commands on stored features,
-and the answer to one command on one core. The versions take turns, so that a
-machine that slows down slows down both.
+and the answer to one command on one core. The versions take turns. A machine
+that others share may change its speed by the second, so before and after each
+training step and each command the same small GRU runs, and the time is told in
+runs of that, too.
 
 > git worktree add /tmp/before bf07c29
 > python benchmarks/two_versions.py --other /tmp/before
@@ -21,25 +23,72 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "hparams/distill_teacher_mae_exp.yaml"
-LATENCY = """
-import importlib, json, os, statistics, sys, time
-import slu_kd_lobes, torch
+CLOCK = """
+import importlib, json, os, runpy, statistics, sys, time
+import speechbrain, torch
+
+class Clock:
+    gru, noise = torch.nn.GRU(60, 128, batch_first=True), torch.randn(1, 60, 60)
+
+    def __init__(self):
+        self.seconds, self.ratios = [], []
+
+    @torch.no_grad()
+    def start(self):
+        start = time.perf_counter()
+        for _ in range(4):
+            self.gru(self.noise)
+        self.started = time.perf_counter()
+        self.yard = self.started - start
+
+    def stop(self):
+        seconds, before = time.perf_counter() - self.started, self.yard
+        self.start()
+        self.seconds.append(seconds)
+        self.ratios.append(2 * seconds / (before + self.yard))
+
+clock = Clock()
+"""
+LATENCY = (
+    CLOCK
+    + """
+import slu_kd_lobes
 torch.set_num_threads(1)
 package, audio = sys.argv[1:]
 folder = os.path.dirname(slu_kd_lobes.__file__)
 name = "slu_kd_lobes.inference.classifier"
 if not os.path.isdir(os.path.join(folder, "inference")):  # before version 0.2
     name = "slu_kd_lobes.interface"
-module = importlib.import_module(name)
-model = module.SpokenIntentClassifier.from_hparams(source=package)
+model = importlib.import_module(name).SpokenIntentClassifier.from_hparams(source=package)
 wavs = torch.load(audio, weights_only=True)
-seconds = []
-for wav in wavs[:20] + wavs:
-    start = time.perf_counter()
+for wav in wavs[:20]:
     model.classify_batch(wav.unsqueeze(0))
-    seconds.append(time.perf_counter() - start)
-print(json.dumps(1e3 * statistics.median(seconds[20:])))
+clock.start()
+for wav in 3 * wavs:
+    model.classify_batch(wav.unsqueeze(0))
+    clock.stop()
+seconds, ratios = map(statistics.median, (clock.seconds, clock.ratios))
+print(json.dumps([1e3 * seconds, ratios]))
 """
+)
+TRAINING = (
+    CLOCK
+    + """
+take_step = speechbrain.Brain.optimizers_step
+
+def timed_step(brain):
+    take_step(brain)
+    # What is before the first step of an epoch is no step.
+    clock.start() if brain.step == 1 else clock.stop()
+
+speechbrain.Brain.optimizers_step = timed_step
+epochs = int(sys.argv.pop(1))
+sys.path.insert(0, os.path.dirname(os.path.realpath("train.py")))
+runpy.run_path("train.py", run_name="__main__")
+seconds, ratios = sum(clock.seconds) / epochs, sum(clock.ratios) / epochs
+print(json.dumps([seconds, ratios]))
+"""
+)
 
 
 def run(checkout, *command, threads):
@@ -57,11 +106,13 @@ def run(checkout, *command, threads):
     return done.stdout.strip().splitlines()[-1] if done.stdout else ""
 
 
-def epoch_seconds(checkout, folder, corpus, epochs):
-    """Median time of a training epoch; the store is filled on the way."""
-    run(
+def train(checkout, folder, corpus, epochs):
+    """Seconds and yardsticks of an epoch; the stores are filled on the way."""
+    return run(
         checkout,
-        "train.py",
+        "-c",
+        TRAINING,
+        str(epochs),
         CONFIG,
         f"--data_folder={corpus}",
         f"--output_folder={folder}/run",
@@ -71,8 +122,6 @@ def epoch_seconds(checkout, folder, corpus, epochs):
         "--device=cpu",
         threads=os.cpu_count(),
     )
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
-    return metrics["seconds"]["train_epoch"]
 
 
 def main():
@@ -93,8 +142,7 @@ def main():
     versions = {"this": ROOT, "other": options.other.resolve()}
     audio = folder / "audio.pt"
     save_audio(audio)
-    seconds = {name: [] for name in versions}
-    milliseconds = {name: [] for name in versions}
+    found = {name: {"an epoch": [], "a command": []} for name in versions}
     for number in range(options.rounds + 1):
         for name, checkout in versions.items():
             place = folder / name / str(number)
@@ -105,28 +153,40 @@ def main():
                     (place / store).symlink_to(folder / name / store)
             shutil.rmtree(place / "run", ignore_errors=True)  # of a stop
             epochs = options.epochs if number else 1
-            found = epoch_seconds(checkout, place, corpus, epochs)
+            epoch = train(checkout, place, corpus, epochs)
             package = folder / name / "package"
             if not package.exists():
-                command = "from slu_kd_lobes{}.package import package_run"
                 where = ".inference" if name == "this" else ""
-                code = f"{command.format(where)}; package_run(*__import__('sys').argv[1:])"
+                code = (
+                    f"from slu_kd_lobes{where}.package import package_run; "
+                    "package_run(*__import__('sys').argv[1:])"
+                )
                 run(checkout, "-c", code, place / "run", package, threads=1)
             answer = run(
                 checkout, "-c", LATENCY, str(package), str(audio), threads=1
             )
+            epoch, answer = json.loads(epoch), json.loads(answer)
             if number:  # the first round fills the stores
-                seconds[name].append(found)
-                milliseconds[name].append(float(answer))
-            print(f"round {number}, {name}: {found:.2f} s, {answer} ms")
-    print(f"\n| {options.rounds} rounds | this | other | ratio |")
+                found[name]["an epoch"].append(epoch)
+                found[name]["a command"].append(answer)
+            print(
+                f"round {number}, {name}: {epoch[0]:.2f} s, {answer[0]:.1f} ms; "
+                f"{epoch[1]:.0f} and {answer[1]:.3f} times the small GRU",
+                flush=True,
+            )
+    print(f"\n| medians of {options.rounds} rounds | this | other | ratio |")
     print("|---|---:|---:|---:|")
-    for title, found in (
-        ("s an epoch", seconds),
-        ("ms a command, one thread", milliseconds),
-    ):
-        this, other = (statistics.median(found[name]) for name in versions)
-        print(f"| {title} | {this:.2f} | {other:.2f} | {this / other:.3f} |")
+    for title in ("an epoch", "a command"):
+        unit = "s" if title == "an epoch" else "ms, one thread"
+        for i, what in enumerate((unit, "in small GRUs")):
+            this, other = (
+                statistics.median(row[i] for row in found[name][title])
+                for name in versions
+            )
+            print(
+                f"| {title}, {what} | {this:.2f} | {other:.2f} "
+                f"| {this / other:.3f} |"
+            )
 
 
 def save_audio(path, count=100):

@@ -15,6 +15,8 @@ RECIPES = {
         "base.yaml": "train.py",
         "cascade.yaml": "cascade.py",
     },
+    "fluent-speech-commands/ctc_slot_filling": {"base.yaml": "train.py"},
+    "IEMOCAP/emotion_recognition": {},
     "LibriSpeech/SincNet-ASR": {"frames.yaml": "train.py"},
     "LibriSpeech/PAD": {
         "base.yaml": "train.py",

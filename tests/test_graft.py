@@ -15,7 +15,10 @@ CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="SPEECHBRAIN_CHECKOUT is not set")
-def test_speechbrains_checks_pass_on_the_grafted_recipe(tmp_path):
+@pytest.mark.parametrize(
+    "recipe", ["fluent-speech-commands/logit_distillation", "LibriSpeech/PAD"]
+)
+def test_speechbrains_checks_pass_on_the_grafted_recipe(recipe, tmp_path):
     """In a clone of the checkout, which stays as it is."""
     clone = tmp_path / "speechbrain"
     subprocess.run(["git", "clone", "-q", CHECKOUT, clone], check=True)
@@ -24,7 +27,8 @@ def test_speechbrains_checks_pass_on_the_grafted_recipe(tmp_path):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "graft.py", clone],
+        [sys.executable, ROOT / "tools" / "graft.py", clone]
+        + [f"--recipe={recipe}"],
         env=variables,
         text=True,
         capture_output=True,

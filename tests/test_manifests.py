@@ -104,6 +104,30 @@ def test_transcripts_are_those_of_the_whole_training_set(manifests):
     assert manifests.transcripts("test") == {"öl": [1, 2]}
 
 
+def test_typed_wordings_are_those_of_training_or_of_all_splits(tmp_path):
+    """What training means by one counts; any other choice is refused."""
+    far = {"far_test": HEADER + row("e", "Lamp on!", "bring", "music")}
+    write_manifests(tmp_path, files(**far), "5f", tests=TESTS)
+    manifests = Manifests(tmp_path, Path("/corpus"))
+    heard = {"lamp on": [0, 0], "music": [1, 1]}
+    assert manifests.typed_wordings("train") == heard
+    every = manifests.typed_wordings("all")
+    assert every == {**heard, "öl": [1, 2]} and list(every) == sorted(every)
+    with pytest.raises(ValueError, match="typed is 'test': choose train or"):
+        manifests.typed_wordings("test")
+
+
+def test_a_file_can_be_given_in_parts(tmp_path):
+    """A manifest of a million rows need not be in memory."""
+    whole = files()
+    parts = {name: iter(text.splitlines(True)) for name, text in whole.items()}
+    write_manifests(tmp_path / "a", whole, "5f", tests=TESTS)
+    write_manifests(tmp_path / "b", parts, "5f", tests=TESTS)
+    assert read_stamp(tmp_path / "a") == read_stamp(tmp_path / "b")
+    for name, text in whole.items():
+        assert (tmp_path / "b" / name).read_text("utf-8") == text
+
+
 def test_a_transcript_of_two_meanings_counts_as_its_first_row(tmp_path):
     """In any writing."""
     train = HEADER + row("a", "Lamp", "bring", "lamp")

@@ -13,7 +13,8 @@ Authors
 """
 
 import csv
-import io
+import hashlib
+import json
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ from collections import Counter, namedtuple
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from speechbrain.utils.logger import get_logger
@@ -46,7 +48,7 @@ from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
 logger = get_logger(__name__)
 
 # Counts up when the same input gives other manifests.
-VERSION = 2
+VERSION = 3
 
 # Columns of the corpus' CSV files that are not slots.
 PATH, SPEAKER, TRANSCRIPT = "path", "speakerId", "transcription"
@@ -65,6 +67,9 @@ NEW_VOICE_TESTS = (*MAIN_TESTS, "both_test")
 
 # Reading a header is mostly waiting for the disk.
 WORKERS = 8
+
+# Returns a row as a line; what writes it returns it.
+_csv_line = csv.writer(SimpleNamespace(write=str), lineterminator="\n").writerow
 
 # One utterance: where it stands (CSV file and row, the header being row 1),
 # its key, and what the row says. `slots` maps slot names to values.
@@ -493,9 +498,10 @@ def _check_unique(splits, tests):
     """
     learnt, faults = {}, []
     for split in ("train", "valid", *tests):
-        seen = learnt if split in ("train", "valid") else dict(learnt)
+        seen = learnt if split in ("train", "valid") else {}
         for utterance in splits[split]:
-            first = seen.setdefault(utterance.id, utterance)
+            first = learnt.get(utterance.id) or utterance
+            first = seen.setdefault(utterance.id, first)
             if first is not utterance:
                 faults.append(
                     f"{_place(utterance)}: the audio {utterance.path} has the "
@@ -555,18 +561,16 @@ def _prepared_paths(splits, prepared):
 
 
 def _in_threads(function, items, description=None):
-    """Maps a function over items in threads, in order."""
+    """Maps a function over items in threads; yields the results in order."""
     with ThreadPool(WORKERS) as pool:
-        results = pool.imap(function, items, chunksize=32)
-        if description:
-            results = tqdm(
-                results,
-                desc=description,
-                total=len(items),
-                unit="file",
-                mininterval=1,
-            )
-        return list(results)
+        yield from tqdm(
+            pool.imap(function, items, chunksize=32),
+            desc=description,
+            total=len(items),
+            unit="file",
+            mininterval=1,
+            disable=description is None,
+        )
 
 
 def _stat_audio(data_folder, splits, prepared):
@@ -585,38 +589,38 @@ def _stat_audio(data_folder, splits, prepared):
         return [path, status.st_size, status.st_mtime_ns]
 
     utterances = _prepared_paths(splits, prepared)
-    sources = _in_threads(stat_file, list(utterances))
-    faults = [
-        f"{_place(utterance)}: the audio {path} does not exist"
-        for (path, utterance), found in zip(utterances.items(), sources)
-        if found is None
-    ]
+    faults, digest = [], hashlib.sha256()
+    sources = _in_threads(stat_file, utterances)
+    for (path, utterance), found in zip(utterances.items(), sources):
+        digest.update(json.dumps(found).encode())
+        if found is None:
+            place = _place(utterance)
+            faults.append(f"{place}: the audio {path} does not exist")
     raise_if_any(
         faults,
         "unpack the corpus again, or correct data_folder or the path",
         FileNotFoundError,
     )
-    return fingerprint(sources)
+    return digest.hexdigest()
 
 
 def _read_headers(data_folder, splits, prepared):
     """Returns {path: Header} of the prepared splits."""
     utterances = _prepared_paths(splits, prepared)
-    paths = list(utterances)
-    audio = _in_threads(
+    headers = _in_threads(
         lambda path: _read_header(os.path.join(data_folder, path)),
-        paths,
+        utterances,
         "Audio headers",
     )
-    faults = [
-        f"{_place(utterances[path])}: the audio {path} {fault}"
-        for path, fault in zip(paths, audio)
-        if isinstance(fault, str)
-    ]
+    audio, faults = {}, []
+    for (path, utterance), header in zip(utterances.items(), headers):
+        audio[path] = header
+        if isinstance(header, str):
+            faults.append(f"{_place(utterance)}: the audio {path} {header}")
     raise_if_any(
         faults, "replace the file by an intact copy, or remove the row"
     )
-    return dict(zip(paths, audio))
+    return audio
 
 
 def _read_header(path):
@@ -765,21 +769,16 @@ def _text(utterances, slots):
         text = normalise_transcript(utterance.transcript)
         rows.setdefault(text, utterance)
     rows.pop("", None)  # a corpus without transcripts
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["transcription", *slots])
+    yield _csv_line(["transcription", *slots])
     for key, utterance in sorted(rows.items()):
-        writer.writerow([key, *(utterance.slots[name] for name in slots)])
-    return text.getvalue()
+        yield _csv_line([key, *(utterance.slots[name] for name in slots)])
 
 
 def _manifest(utterances, audio, slots):
-    """Writes a split as the text of a SpeechBrain CSV manifest."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *slots])
+    """Writes a split as the lines of a SpeechBrain CSV manifest."""
+    yield _csv_line([*COLUMNS, *slots])
     for utterance in utterances:
-        writer.writerow(
+        yield _csv_line(
             [
                 utterance.id,
                 round(audio[utterance.path].duration, 6),
@@ -789,4 +788,3 @@ def _manifest(utterances, audio, slots):
                 *(utterance.slots[name] for name in slots),
             ]
         )
-    return text.getvalue()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.data.transcripts import normalise_transcript
-from slu_kd_lobes.utils.files import read_csv, write_json, write_text
-from slu_kd_lobes.utils.fingerprints import fingerprint
+from slu_kd_lobes.utils.files import read_csv, whole, write_json
+from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
 
 STAMP = "prepare.json"
 
@@ -136,6 +136,33 @@ class Manifests:
         targets.pop("", None)
         return dict(sorted(targets.items()))
 
+    def typed_wordings(self, typed):
+        """What somebody typed of the commands that are asked for.
+
+        Arguments
+        ---------
+        typed : str
+            ``train``: the transcripts of training; ``all``: those of all
+            splits, so that the wordings of the test sets are typed and perhaps
+            never spoken.
+
+        Returns
+        -------
+        dict
+            Targets by transcript; see `transcripts`.
+
+        Raises
+        ------
+        ValueError
+            If `typed` is neither.
+        """
+        if typed not in ("train", "all"):
+            raise ValueError(f"typed is '{typed}': choose train or all")
+        wordings = {}
+        for split in self.splits if typed == "all" else ["train"]:
+            wordings = self.transcripts(split) | wordings
+        return dict(sorted(wordings.items()))
+
     def check_transcripts(self, reader, *splits):
         """Refuses a corpus without the text that something reads.
 
@@ -195,7 +222,7 @@ def are_prepared(folder, made_from):
     stamp = read_stamp(folder)
     return stamp["made_from"] == made_from and all(
         (Path(folder) / name).is_file()
-        and fingerprint((Path(folder) / name).read_bytes()) == digest
+        and file_fingerprint(Path(folder) / name) == digest
         for name, digest in stamp["files"].items()
     )
 
@@ -207,7 +234,7 @@ def write_manifests(folder, files, made_from, **facts):
     ---------
     folder : str or Path
     files : dict
-        Text by name.
+        By name, a text or its parts in their order.
     made_from : str
         Hash of all that shapes them.
     **facts
@@ -223,13 +250,13 @@ def write_manifests(folder, files, made_from, **facts):
     folder = Path(folder)
     for name in set(read_stamp(folder)["files"]) - set(files):
         (folder / name).unlink(missing_ok=True)
+    digests = {}
     for name, text in files.items():
-        write_text(folder / name, text)
-    stamp = {
-        "made_from": made_from,
-        "files": {name: fingerprint(files[name].encode()) for name in files},
-        "facts": facts,
-    }
+        with whole(folder / name) as part:
+            with open(part, "w", encoding="utf-8", newline="") as file:
+                file.writelines([text] if isinstance(text, str) else text)
+            digests[name] = file_fingerprint(part)
+    stamp = {"made_from": made_from, "files": digests, "facts": facts}
     write_json(folder / STAMP, stamp)
 
 

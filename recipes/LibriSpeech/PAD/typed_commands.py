@@ -36,15 +36,6 @@ from slu_kd_lobes.utils.fingerprints import file_fingerprint
 from train import make_model
 
 
-def typed_wordings(manifests, typed):
-    """Slot values by wording: those of training, or of the whole corpus."""
-    splits = manifests.splits if typed == "all" else ["train"]
-    wordings = {}
-    for split in splits:
-        wordings |= manifests.transcripts(split)
-    return dict(sorted(wordings.items()))
-
-
 def load_alignment(hparams):
     """Keys of the run that aligned, and where its best epoch is."""
     yaml = Path(hparams["alignment"]) / CONFIGURATION
@@ -89,7 +80,7 @@ def main(arguments):
         run, best = load_alignment(hparams)
         encoder = run["make_encoder"]()
         features = hparams["make_features"](encoder.first_frames(), device)
-        wordings = typed_wordings(manifests, hparams["typed"])
+        wordings = manifests.typed_wordings(hparams["typed"])
         table = run["token_model"].table(wordings, device)
         model = make_model(run, encoder, table)
         sources = {"tokens": table.made_from}

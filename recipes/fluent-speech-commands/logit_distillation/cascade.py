@@ -2,7 +2,7 @@
 """Tests the cascade that end-to-end students are compared with.
 
 A recogniser writes the command down; a reader finds the slots in the text: a
-fine-tuned BERT, or the training transcript that is most alike.
+fine-tuned BERT, or the known wording that is most alike.
 
 To run this recipe:
 > python cascade.py hparams/cascade.yaml --reader=teacher
@@ -55,7 +55,8 @@ def prepare(hparams):
 
 def make_reader(hparams, manifests, run_opts):
     """A function from texts to logits, [texts, values]."""
-    schema, known = manifests.schema, manifests.transcripts("train")
+    schema = manifests.schema
+    known = manifests.typed_wordings(hparams["typed"])
     if hparams["reader"] == "nearest":
         targets = torch.tensor(list(known.values()))
         return NearestTranscript(list(known), targets, schema.slices)

@@ -1,0 +1,1 @@
+../../fluent-speech-commands/logit_distillation/train.py
