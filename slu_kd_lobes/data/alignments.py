@@ -284,6 +284,7 @@ class RandomExcerpt(torch.nn.Module):
         wav_lens = (valid - start).clamp(max=steps) / steps
 
         def cut(x, scale):
+            """The excerpts, with `scale` values a step."""
             index = torch.arange(steps * scale, device=x.device)
             index = index + (start * scale).unsqueeze(1)
             inside = index < x.shape[1]
