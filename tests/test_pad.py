@@ -161,6 +161,11 @@ def test_typed_commands_are_found_by_an_aligned_model(
     assert after["wordings"] > listed["wordings"] == 6
     errors = [x["test"]["intent_error"] for x in (after, before, listed)]
     assert errors[0] < min(errors[1:])
+    encoder = TransformerEncoder(str(model))  # the same in another class
+    size = sum(p.numel() for p in encoder.parameters())
+    used = after["cost"]["parameters"] - (16 + 1) * 384  # but the projection
+    assert abs(used - size) < 0.05 * size
+    assert after["cost"]["milliseconds"] > 0
 
 
 def test_an_alignment_that_is_not_there_is_one_sentence(commands, tmp_path):

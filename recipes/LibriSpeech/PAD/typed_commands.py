@@ -14,13 +14,16 @@ Authors
  * slu_kd_lobes authors
 """
 
+import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
 from prepare_commands import prepare_fsc
 from tqdm import tqdm
 
+from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.inference.recognisers import logits_of_nearest
@@ -34,6 +37,9 @@ from slu_kd_lobes.training.run_folder import (
 )
 from slu_kd_lobes.utils.fingerprints import file_fingerprint
 from train import make_model
+
+#: Utterances of the main test set that are answered one at a time.
+TIMED = 50
 
 
 def load_alignment(hparams):
@@ -66,6 +72,26 @@ def answer(model, features, rows, tokens, device, batch_size):
         frames = model.frames(*features(batch.inputs, batch.lengths))
         distances[indices] = model.distances(frames, tokens).cpu()
     return distances
+
+
+@torch.no_grad()
+def cost(model, first_frames, tokens, rows, sample_rate):
+    """Parameters, and ms from a waveform to the nearest wording, one thread."""
+    threads, seconds = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for row in rows:
+        wav = read_waveform(row["wav"], sample_rate)
+        start = time.perf_counter()
+        frames = model.frames(*first_frames(wav.unsqueeze(0)))
+        model.distances(frames, tokens).argmin().item()
+        seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    used = [p for p in model.parameters() if p.requires_grad]  # no decoder
+    used += first_frames.parameters()
+    return {
+        "parameters": sum(p.numel() for p in used),
+        "milliseconds": round(1000 * statistics.median(seconds), 2),
+    }
 
 
 def main(arguments):
@@ -108,6 +134,13 @@ def main(arguments):
         {"last": results, "best": results},  # nothing is trained
         tested_epoch="best",
         wordings=len(wordings),
+        cost=cost(
+            model.cpu(),
+            features.encoder.cpu(),
+            table.units(table.rows_of(list(wordings))),
+            manifests.read(manifests.main_test)[:TIMED],
+            hparams["sample_rate"],
+        ),
     )
 
 
