@@ -5,17 +5,17 @@ Unsegmented Sequence Data with Recurrent Neural Networks".
 """
 
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from slu_kd_lobes.students.dropout import Dropout
+from slu_kd_lobes.students.gru import MaskedBiGRU
 from slu_kd_lobes.students.intent import LayerSum
 
 
 class CTCWriter(torch.nn.Module):
-    """BiLSTM over encoder features, and the symbols' probabilities a frame.
+    """BiGRUs over encoder features, and the symbols' probabilities a frame.
 
-    Source: Yang et al. 2021 (SUPERB), section 3, for slot filling two layers
-    of 1024.
+    Source: Yang et al. 2021 (SUPERB), section 3, which has two BiLSTMs of 1024
+    for slot filling.
 
     Arguments
     ---------
@@ -24,11 +24,11 @@ class CTCWriter(torch.nn.Module):
     input_size : int
         Channels of one layer of the encoder.
     hidden_size : int
-        Units of each direction of the LSTM.
+        Units of each direction of a GRU.
     num_layers : int
-        Of the LSTM.
+        GRUs.
     dropout : float
-        Between these layers and after them.
+        After each of them.
     layers : int
         Layers of the encoder that stand side by side in the features; of
         several, a weighted sum is learnt.
@@ -53,14 +53,9 @@ class CTCWriter(torch.nn.Module):
         several = layers > 1
         self.layer_sum = LayerSum(layers) if several else torch.nn.Identity()
         self.norm = torch.nn.LayerNorm(input_size)
-        # SpeechBrain's takes relative lengths, and cuts them to whole frames.
-        self.rnn = torch.nn.LSTM(
-            input_size,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            dropout=dropout if num_layers > 1 else 0.0,
-            bidirectional=True,
+        sizes = [input_size] + (num_layers - 1) * [2 * hidden_size]
+        self.rnns = torch.nn.ModuleList(
+            MaskedBiGRU(size, hidden_size) for size in sizes
         )
         self.dropout = Dropout(dropout)
         self.symbols = torch.nn.Linear(2 * hidden_size, num_symbols)
@@ -81,10 +76,6 @@ class CTCWriter(torch.nn.Module):
             [batch, frames, num_symbols], float32.
         """
         x = self.norm(self.layer_sum(features))
-        options = {"batch_first": True}
-        packed = pack_padded_sequence(
-            x, lengths.cpu(), enforce_sorted=False, **options
-        )
-        x, _ = self.rnn(packed)
-        x, _ = pad_packed_sequence(x, total_length=features.shape[1], **options)
-        return self.symbols(self.dropout(x)).float().log_softmax(-1)
+        for rnn in self.rnns:
+            x = self.dropout(rnn(x, lengths))
+        return self.symbols(x).float().log_softmax(-1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a student that writes what it hears, with the slots marked in it.
 
-A frozen encoder that was pre-trained on speech feeds a BiLSTM, which writes the
+A frozen encoder that was pre-trained on speech feeds two BiGRUs, which write the
 transcript letter by letter (CTC); marks before and after a value name its slot.
 Slots may have any value, also one that was never heard in training.
 
