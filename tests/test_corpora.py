@@ -19,7 +19,8 @@ from slu_kd_lobes.experiments.corpora import (
     noisy_corpus,
     room_response,
 )
-from slu_kd_lobes.experiments.matrix import read_matrix, runs_of
+from slu_kd_lobes.experiments.matrix import read_matrix
+from slu_kd_lobes.experiments.runs import runs_of
 from slu_kd_lobes.utils.files import read_csv
 
 # Noise

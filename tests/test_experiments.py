@@ -20,10 +20,9 @@ from slu_kd_lobes.experiments.matrix import (
     check_tests,
     read_matrix,
     read_systems,
-    runs_of,
-    typed,
 )
 from slu_kd_lobes.experiments.records import read_records, write_records
+from slu_kd_lobes.experiments.runs import runs_of, typed
 from slu_kd_lobes.experiments.tables import make_tables
 from slu_kd_lobes.training.hparams import complete_yaml, settings
 

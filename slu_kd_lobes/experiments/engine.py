@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from slu_kd_lobes.experiments.matrix import (
     SYSTEMS_FILE,
     check_tests,
     read_matrix,
-    runs_of,
 )
 from slu_kd_lobes.experiments.outcomes import Outcome, records_of
 from slu_kd_lobes.experiments.records import (
@@ -34,6 +34,7 @@ from slu_kd_lobes.experiments.records import (
     write_records,
 )
 from slu_kd_lobes.experiments.report import write_html
+from slu_kd_lobes.experiments.runs import runs_of
 from slu_kd_lobes.experiments.tables import make_tables
 from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
@@ -148,13 +149,12 @@ def main(arguments, scripts, folder):
         if not options.tables:
             there = (target / "runs.csv").is_file()
             old = read_records(target) if there else Records()
-            pool = local_pool(options.workers)
-            if options.ray_address:
-                pool = ray_pool(options.ray_address)
-            jobs, runs = plan_all(matrices, options, overrides, scripts, folder)
+            runs = runs_of_all(matrices, options, overrides)
+            runs = train_first(runs, options, scripts, folder)
+            jobs = plan_all(matrices, runs, options, scripts, folder)
             if not options.only_report:
                 every = [job for part in jobs.values() for job in part]
-                failed = execute_all(every, pool)
+                failed = execute_all(every, pool_of(options))
             outcomes = {
                 name: list(map(Outcome.read, runs[name], jobs[name]))
                 for name in runs
@@ -208,40 +208,111 @@ def read_matrices(paths):
     return matrices
 
 
-def plan_all(matrices, options, overrides, scripts, folder):
-    """Makes ready what all runs need.
+def pool_of(options):
+    """Where runs are trained."""
+    if options.ray_address:
+        return ray_pool(options.ray_address)
+    return local_pool(options.workers)
 
-    Arguments
-    ---------
-    matrices : list of Matrix
-    options : argparse.Namespace
-    overrides : dict
-    scripts : dict
-    folder : str or Path
-        See `main`.
 
-    Returns
-    -------
-    jobs, runs : dict
-        Lists of Job and Run by name of the matrix.
-    """
+def runs_of_all(matrices, options, overrides):
+    """Lists of Run by name of the matrix; see `main`."""
     if not os.path.isdir(options.data_folder):
         raise ValueError(
             f"there is no folder {options.data_folder}: unpack the corpus "
             "there, or correct --data_folder"
         )
     variables = {name for matrix in matrices for name in matrix.variables}
-    made = options.results.resolve()
     runs = {}
     for matrix in matrices:
         others = variables - set(matrix.variables)
         keys = {k: v for k, v in overrides.items() if k not in others}
         corpus = options.data_folder, options.csv_folder
+        made = options.results.resolve()
         runs[matrix.name] = runs_of(matrix, *corpus, keys, made)
+    return runs
+
+
+def train_first(runs, options, scripts, folder):
+    """Trains what other runs need; returns the runs with its folders.
+
+    Arguments
+    ---------
+    runs : dict
+        Lists of Run by name of the matrix.
+    options : argparse.Namespace
+    scripts : dict
+    folder : str or Path
+        See `main`.
+
+    Returns
+    -------
+    dict
+        As `runs`.
+
+    Raises
+    ------
+    ValueError
+        If one of them fails.
+    """
+    needing = [r for part in runs.values() for r in part if r.first is not None]
+    # Systems and conditions share them.
+    firsts = {_command(run.first): run.first for run in needing}
+    made = options.results.resolve()
+    jobs = run_plans(list(firsts.values()), scripts, folder, made)
+    if not options.only_report:
+        failed = execute_all(jobs, pool_of(options))
+        if failed:
+            raise ValueError(
+                f"{len(failed)} runs that others need failed; the first: "
+                f"{failed.popitem()[1]}"
+            )
+    places = dict(zip(firsts, (str(job.folder) for job in jobs)))
+    return {
+        name: [
+            run
+            if run.first is None
+            else replace(
+                run,
+                overrides={
+                    key: text.replace("<first>", places[_command(run.first)])
+                    for key, text in run.overrides.items()
+                },
+            )
+            for run in part
+        ]
+        for name, part in runs.items()
+    }
+
+
+def _command(run):
+    """What is typed for a run."""
+    return str([run.script, run.config, sorted(run.overrides.items())])
+
+
+def plan_all(matrices, runs, options, scripts, folder):
+    """Makes ready what all runs need.
+
+    Arguments
+    ---------
+    matrices : list of Matrix
+    runs : dict
+        Lists of Run by name of the matrix.
+    options : argparse.Namespace
+    scripts : dict
+    folder : str or Path
+        See `main`.
+
+    Returns
+    -------
+    dict
+        Lists of Job by name of the matrix.
+    """
     every = [run for part in runs.values() for run in part]
+    made = options.results.resolve()
     left = iter(run_plans(every, scripts, folder, made))
     jobs = {name: list(islice(left, len(part))) for name, part in runs.items()}
     for matrix in matrices:
         manifests = [job.manifests for job in jobs[matrix.name]]
         check_tests(matrix, {name for m in manifests for name in m.splits})
-    return jobs, runs
+    return jobs

@@ -22,38 +22,41 @@ one name in all of them:
       overrides: {kd_distance: kl, kd_temperature: 2.0}
 
 A matrix may also define a system of its own in this way. Overrides are what
-would stand on the command line: text is given as it is.
+would stand on the command line: text is given as it is. What must be trained
+before a system is its ``first``; ``<first>`` stands for its folder:
+
+.. code-block:: yaml
+
+    aligned, typed wordings:
+      script: typed_commands.py
+      config: hparams/typed_commands.yaml
+      overrides: {alignment: <first>}
+      first: {script: align.py, config: hparams/glob.yaml}
 """
 
 import difflib
-import io
-import logging
-import re
 from dataclasses import MISSING, dataclass, field, fields
-from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from ruamel.yaml import YAML
-
-from slu_kd_lobes.experiments.corpora import hold_out_wordings, noisy_corpus
 from slu_kd_lobes.training.hparams import parse_yaml
-
-logger = logging.getLogger(__name__)
 
 #: Names the systems for all matrices of a folder.
 SYSTEMS_FILE = "systems.yaml"
 
-#: The slots of a matrix that names none.
-SLOTS = ["action", "object", "location"]
-
 #: What defines a system, and what a matrix says of it.
-DEFINITION = {"config": str, "overrides": dict, "script": str}
+FIRST = {"config": str, "overrides": dict, "script": str}
+DEFINITION = {**FIRST, "first": dict}
 PLACE = {"conditions": list, "paper": dict}
 
 #: What describes the corpus of a condition; its other keys are overrides.
 CONDITION = dict(
-    draws=int, seeds=list, noise=dict, held_out=float, csv_folder=str
+    draws=int,
+    seeds=list,
+    noise=dict,
+    held_out=float,
+    csv_folder=str,
+    first=dict,
 )
 NOISE = {"levels": list, "split": str}
 KINDS = {
@@ -66,31 +69,6 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a matrix: what is typed, and where it stands in the matrix.
-
-    Arguments
-    ---------
-    system, condition : str
-    draw, seed : int
-    script : str or None
-        Of the recipe; None is its first one.
-    config : str
-        The configuration, relative to the recipe.
-    overrides : dict
-        Typed text by key.
-    """
-
-    system: str
-    condition: str
-    draw: int
-    seed: int
-    script: str
-    config: str
-    overrides: dict
-
-
 @dataclass
 class Matrix:
     """What a YAML file declares.
@@ -100,7 +78,8 @@ class Matrix:
     title : str
     systems : dict
         By name: ``config``; perhaps ``overrides`` and ``script`` (by
-        default the first of the recipe); perhaps ``conditions`` (where it runs;
+        default the first of the recipe); perhaps ``first``, the same of what
+        is trained before; perhaps ``conditions`` (where it runs;
         everywhere by default) and ``paper``, the error that a paper reports,
         by condition.
     conditions : dict
@@ -109,6 +88,7 @@ class Matrix:
         in dB and ``room``: copies of it under these are further test sets.
         ``held_out`` is a share of the wordings, others in each draw, that
         training lacks; validation and the test set ``held_out_test`` have them.
+        ``first`` has overrides of what systems train first.
     reference : str
         The system that the others are tested against.
     seeds : list of int
@@ -138,40 +118,6 @@ class Matrix:
     tests: list = field(default_factory=list)
     breakdown: bool = False
     about: str = ""
-
-
-def typed(value):
-    """A value of a YAML file as it stands on a command line.
-
-    Arguments
-    ---------
-    value
-        Text, or what YAML holds.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> typed(0.1), typed("kl"), typed(None)
-    ('0.1', 'kl', 'null')
-    >>> typed({"betas": [0.9, 0.9]})
-    '{betas: [0.9, 0.9]}'
-    """
-    if isinstance(value, str):
-        return value
-    yaml, text = YAML(), io.StringIO()
-    yaml.default_flow_style, yaml.width = True, 10**6
-    yaml.dump(_plain(value), text)
-    return text.getvalue().removesuffix("\n").removesuffix("\n...")
-
-
-def _plain(value):
-    """Without layout and comments; numbers stay as they were written."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return list(map(_plain, value)) if isinstance(value, list) else value
 
 
 def _check(content, known, source, others=False):
@@ -234,7 +180,16 @@ def read_systems(folder):
         _check(facts, DEFINITION, f"{path}: system '{name}'")
         if "config" not in facts:
             raise ValueError(f"{path}: system '{name}' has no config")
+        _check_first(facts, f"{path}: system '{name}'")
     return systems
+
+
+def _check_first(facts, source):
+    """Refuses a wrong definition of what a system trains first."""
+    if "first" in facts:
+        _check(facts["first"], FIRST, f"{source}: first")
+        if "config" not in facts["first"]:
+            raise ValueError(f"{source}: first has no config")
 
 
 def _defined(name, facts, systems, path):
@@ -256,6 +211,7 @@ def _defined(name, facts, systems, path):
         raise ValueError(
             f"{source} has no config, and {SYSTEMS_FILE} has no such name{hint}"
         )
+    _check_first(facts, source)
     return facts
 
 
@@ -288,8 +244,8 @@ def read_matrix(path):
     ...     "title: Tiny\\nreference: baseline\\nseeds: [1, 2]\\n"
     ...     "conditions: {all: {}}\\nsystems: [baseline]\\n"
     ... )
-    >>> len(runs_of(read_matrix(folder / "tiny.yaml"), "my_corpus"))
-    2
+    >>> read_matrix(folder / "tiny.yaml").systems
+    {'baseline': {'config': 'hparams/baseline.yaml'}}
     """
     path = Path(path)
     if not path.is_file():
@@ -331,96 +287,6 @@ def read_matrix(path):
             f"there are {', '.join(matrix.systems)}"
         )
     return matrix
-
-
-def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
-    """Every run of a matrix.
-
-    Arguments
-    ---------
-    matrix : Matrix
-    data_folder : str
-        The corpus. A relative ``csv_folder`` of a condition lies in it.
-    csv_folder : str or None
-        CSV files of conditions that name none.
-    overrides : dict or None
-        Of all runs, or variables of the matrix; they win.
-    made : str or Path or None
-        Where corpora with noisy test sets and held-out wordings go.
-
-    Returns
-    -------
-    list of Run
-        A condition whose ``csv_folder`` the corpus lacks has none.
-    """
-    runs, overrides = [], dict(overrides or {})
-    variables = {
-        name: typed(overrides.pop(name, value))
-        for name, value in matrix.variables.items()
-    }
-    keys = {"slots": SLOTS, **matrix.overrides, **overrides}
-    slots = parse_yaml(typed(keys["slots"]), "slots")
-    for name, condition in matrix.conditions.items():
-        condition = dict(condition)
-        draws = range(condition.pop("draws", 1))
-        seeds = condition.pop("seeds", matrix.seeds)
-        corpora = _corpora(
-            name, condition, draws, data_folder, csv_folder, slots, made
-        )
-        if corpora is None:
-            continue
-        for system, draw, seed in product(matrix.systems, draws, seeds):
-            facts = matrix.systems[system]
-            if name not in facts.get("conditions", matrix.conditions):
-                continue
-            keys = {
-                "config": "_".join(re.findall(r"[A-Za-z0-9._-]+", system)),
-                **matrix.overrides,
-                **condition,
-                **facts.get("overrides", {}),
-                **corpora[draw],
-                "subset_seed": draw,
-                "seed": seed,
-                **overrides,
-            }
-            texts = {key: typed(value) for key, value in keys.items()}
-            for variable, value in variables.items():
-                for key, text in texts.items():
-                    texts[key] = text.replace(f"<{variable}>", value)
-            script = facts.get("script"), facts["config"]
-            runs.append(Run(system, name, draw, seed, *script, texts))
-    return runs
-
-
-def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
-    """Overrides by draw: where a condition's corpus is.
-
-    What describes it is taken out of the condition. None where the corpus
-    lacks the CSV files.
-    """
-    splits = condition.pop("csv_folder", None)
-    noise = condition.pop("noise", None)
-    share = condition.pop("held_out", None)
-    if splits:
-        csv_folder = Path(data_folder) / splits
-        if not csv_folder.is_dir():
-            logger.warning(f"'{name}' is left out: the corpus has no {splits}")
-            return None
-    if noise:
-        folder = Path(made) / "noisy"
-        data_folder, csv_folder = noisy_corpus(
-            data_folder, csv_folder, noise["levels"], noise["split"], folder
-        )
-    corpora = {}
-    for draw in draws:
-        corpora[draw] = {"data_folder": str(data_folder)}
-        csvs = csv_folder
-        if share is not None:
-            chosen = slots, share, draw, Path(made) / "held_out"
-            csvs = hold_out_wordings(data_folder, csv_folder, *chosen)
-        if csvs is not None:
-            corpora[draw]["csv_folder"] = str(csvs)
-    return corpora
 
 
 def check_tests(matrix, sets):

@@ -10,8 +10,8 @@ import numpy as np
 from slu_kd_lobes.data.manifests import Manifests
 from slu_kd_lobes.data.transcripts import normalise_transcript
 from slu_kd_lobes.experiments.execution import METRICS
-from slu_kd_lobes.experiments.matrix import Run
 from slu_kd_lobes.experiments.records import COLUMNS, Records, join_counts
+from slu_kd_lobes.experiments.runs import Run
 from slu_kd_lobes.utils.files import read_csv
 from slu_kd_lobes.utils.fingerprints import fingerprint
 

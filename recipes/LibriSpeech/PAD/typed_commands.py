@@ -134,6 +134,7 @@ def main(arguments):
         {"last": results, "best": results},  # nothing is trained
         tested_epoch="best",
         wordings=len(wordings),
+        seconds={"train": 0.0},
         cost=cost(
             model.cpu(),
             features.encoder.cpu(),

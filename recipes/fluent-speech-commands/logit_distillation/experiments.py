@@ -16,8 +16,10 @@ Authors
 """
 
 import logging
+import runpy
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from prepare import prepare_fsc
@@ -28,7 +30,17 @@ import train
 from slu_kd_lobes.experiments import engine
 from slu_kd_lobes.training.hparams import load_hparams, settings
 from slu_kd_lobes.training.run_folder import SHAPES_NO_NUMBER, parse_arguments
-from slu_kd_lobes.utils.fingerprints import fingerprint, model_fingerprint
+from slu_kd_lobes.utils.fingerprints import (
+    file_fingerprint,
+    fingerprint,
+    model_fingerprint,
+)
+
+PAD = Path(__file__).resolve().parents[2] / "LibriSpeech" / "PAD"
+
+#: Of a part of a corpus that is no file, such as one of LibriSpeech; a guess
+#: that orders the runs.
+UTTERANCES = 10_000
 
 
 class Once(dict):
@@ -61,7 +73,13 @@ def load(run):
 
 def plan(text, sources, manifests, utterances):
     """All that shapes a run; see :class:`engine.Script`."""
-    tested = ["valid", *manifests.tests]
+    tests = {}
+    if manifests is not None:
+        names = ["valid", *manifests.tests]
+        tests = {
+            "sets": [[name, manifests.fingerprint(name)] for name in names],
+            "slots": manifests.schema.fingerprint,
+        }
     return {
         "settings": {
             key: value
@@ -69,10 +87,7 @@ def plan(text, sources, manifests, utterances):
             if key not in SHAPES_NO_NUMBER
         },
         "sources": sources,
-        "tests": {
-            "sets": [[name, manifests.fingerprint(name)] for name in tested],
-            "slots": manifests.schema.fingerprint,
-        },
+        "tests": tests,
         "utterances": utterances,
         "manifests": manifests,
     }
@@ -134,6 +149,84 @@ def plan_cascades(runs):
     return plans
 
 
+# What another recipe does
+
+
+@contextmanager
+def modules_of(folder):
+    """Lets scripts of another recipe import what has the same names there."""
+    names = {path.stem for path in folder.glob("*.py")}
+    hidden = {name: sys.modules.pop(name) for name in names & {*sys.modules}}
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in names & {*sys.modules}:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def run_pad(script, arguments):
+    """Runs a script of the recipe that aligns speech and text models."""
+    with modules_of(PAD):
+        runpy.run_path(str(PAD / script))["main"](arguments)
+
+
+def align(arguments):
+    """Aligns a speech model with a text model."""
+    run_pad("train.py", arguments)
+
+
+def answer_typed(arguments):
+    """Tests an aligned model on commands that were typed."""
+    run_pad("typed_commands.py", arguments)
+
+
+def plan_alignments(runs):
+    """Finds what alignments are made from; see `plan_students`."""
+    plans = []
+    for run in runs:
+        hparams, text, _ = load(run)
+        pairs, count = [], 0
+        for folder, splits in (
+            (hparams["data_folder"], hparams["splits"]),
+            (hparams["other_folder"], hparams["other_splits"]),
+        ):
+            for split, parts in sorted(splits.items()):
+                for path in (str(Path(folder, part)) for part in parts):
+                    found = [p for p in (f"{path}.jsonl", f"{path}.csv")]
+                    found = [Path(p) for p in found if Path(p).is_file()]
+                    known = map(file_fingerprint, found) if found else [path]
+                    pairs.append([split, *known])
+                    texts = [p.read_bytes() for p in found]
+                    count += sum(t.count(b"\n") for t in texts) or UTTERANCES
+        sources = {
+            "pairs": pairs,
+            **{
+                key: model_fingerprint(hparams[key])
+                for key in ("speech_model", "text_model")
+            },
+        }
+        utterances = count * hparams["number_of_epochs"]
+        plans.append(plan(text, sources, None, utterances))
+    return plans
+
+
+def plan_typed(runs):
+    """Prepares what tests of typed commands share; see `plan_students`."""
+    once, plans = Once(), []
+    for run in runs:
+        hparams, text, _ = load(run)
+        corpus = hparams["corpus"]
+        manifests = once(corpus, lambda: prepare_fsc(**corpus))
+        # What an alignment is made from stands beside it.
+        made_from = Path(hparams["alignment"]) / "made_from.json"
+        sources = {"alignment": file_fingerprint(made_from)}
+        plans.append(plan(text, sources, manifests, 0))
+    return plans
+
+
 SCRIPTS = {
     "train.py": engine.Script(
         train.main,
@@ -148,6 +241,16 @@ SCRIPTS = {
         cascade.main,
         plan_cascades,
         {"transcript_folder": "transcripts", "manifest_folder": "manifests"},
+    ),
+    "align.py": engine.Script(
+        align,
+        plan_alignments,
+        {"feature_folder": "features", "token_folder": "tokens"},
+    ),
+    "typed_commands.py": engine.Script(
+        answer_typed,
+        plan_typed,
+        {"feature_folder": "features", "manifest_folder": "manifests"},
     ),
 }
 
