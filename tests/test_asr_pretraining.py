@@ -610,6 +610,42 @@ def test_json_lines_may_name_audio_elsewhere(tmp_path):
     assert row["wav"] == str(audio)
 
 
+def test_names_of_two_corpora_may_be_alike(tmp_path):
+    """Each reads its own audio, from parts that may be elsewhere."""
+    (tmp_path / "wavs").mkdir()
+    parts = tmp_path / "wavs" / "train"
+    rows = [{"path": f"{n}.wav", "transcription": n} for n in "ba"]
+    parts.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for folder, seconds in ((tmp_path / "{1}", 1), (tmp_path / "2", 2)):
+        folder.mkdir()
+        for row in rows:
+            wav = np.zeros(seconds * RATE)
+            soundfile.write(folder / row["path"], wav, RATE)
+        manifests = {n: folder / f"{n}.json" for n in ("train", "valid")}
+        splits = {"train": [str(parts)], "valid": []}
+        prepare.prepare_speech(folder, manifests, splits, aligned=False)
+        found = prepare.read_speech(manifests["train"], str(folder), 2)
+        assert found == [
+            {
+                "wav": f"{folder}/{name}.wav",
+                "duration": seconds,
+                "transcription": name,
+            }
+            for name in "ab"
+        ]
+        assert prepare.read_speech(manifests["valid"], str(folder), 2) == []
+    assert prepare.read_speech(manifests["train"], str(folder), 1.9) == []
+
+
+def test_a_part_of_librispeech_may_be_elsewhere(tiny, tmp_path):
+    """By its absolute path; its audio is found there."""
+    (tmp_path / "corpus").mkdir()
+    splits = {"train": [str(tiny.data / "train-clean-100")], "valid": []}
+    changes = {"data_folder": tmp_path / "corpus", "aligned": False}
+    rows = tiny.prepare(tmp_path / "save", splits=splits, **changes)["train"]
+    assert rows["1-2-0000"]["wav"] == str(tiny.data / f"{FIRST}.flac")
+
+
 @pytest.mark.skipif(not READ_SPEECH.is_dir(), reason="no read-speech here")
 def test_read_speech(tmp_path):
     manifests = {n: tmp_path / f"{n}.json" for n in ("train", "valid")}

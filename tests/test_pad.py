@@ -35,8 +35,8 @@ def speech(tmp_path_factory):
     return folder
 
 
-def align(speech, model, folder, config, processes=1, **changes):
-    """Runs the recipe; returns its metrics."""
+def align(speech, model, folder, config, processes=1, fails=False, **changes):
+    """Runs the recipe; returns its metrics, or what is printed."""
     options = {
         "data_folder": speech,
         "splits": "{train: [train], valid: [valid]}",
@@ -50,7 +50,9 @@ def align(speech, model, folder, config, processes=1, **changes):
         "lr": 0.003,
         **changes,
     }
-    run(config, options, RECIPE, processes=processes)
+    printed = run(config, options, RECIPE, fails, processes=processes)
+    if fails:
+        return printed
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -191,3 +193,63 @@ def test_pairs_from_a_csv_file(speech, transformer_folders, tmp_path):
         speech, model, tmp_path / "run", "glob", data_folder=tmp_path
     )
     assert metrics["n_train"] == 24 and metrics["n_valid"] == 8
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A second corpus: some names are those of the first; parts elsewhere."""
+    folder = tmp_path_factory.mktemp("other")
+    names = ["train0.wav", "train1.wav", "valid0.wav", "take3.wav", "take4.wav"]
+    for number, name in enumerate(names, 1):
+        tone = np.sin(2 * np.pi * 300 * number * np.arange(4800) / 16000)
+        soundfile.write(folder / name, tone / 3, 16000)
+    rows = [{"path": name, "transcription": "stop"} for name in names]
+    (folder / "parts").mkdir()
+    lines = "\n".join(map(json.dumps, rows))
+    (folder / "parts" / "train_data.jsonl").write_text(lines)
+    return folder
+
+
+def test_a_second_corpus_joins_whole(
+    speech, other, transformer_folders, tmp_path
+):
+    """Hours are drawn from the first alone, and another part is another run."""
+    part = other / "parts" / "train_data"
+    options = {
+        "hours": 7.5 * 0.6 / 3600,  # the eighth utterance exceeds it
+        "other_folder": other,
+        "other_splits": f"{{train: [{part}], valid: []}}",
+        "number_of_epochs": 1,
+    }
+    model = transformer_folders / "whisper"
+    metrics = align(speech, model, tmp_path / "run", "glob", **options)
+    assert metrics["n_train"] == 8 + 5 and metrics["n_valid"] == 8
+    options["other_splits"] = f"{{valid: [{part}]}}"
+    printed = align(speech, model, tmp_path / "run", "glob", 1, True, **options)
+    assert "(different: other_splits)" in printed
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"other_splits": "{train: [a]}"}, "other_folder is null and other"),
+        ({"other_folder": "OTHER"}, "other_folder is OTHER and other_splits"),
+        (
+            {"other_folder": "OTHER", "other_splits": "{valid: [7]}"},
+            "OTHER holds neither the folder 7 of LibriSpeech nor",
+        ),
+        (
+            {"splits": "{train: [train], valid: []}"},
+            "training or validation has no utterance",
+        ),
+    ],
+)
+def test_a_part_that_is_not_there_is_one_sentence(
+    changes, message, speech, other, transformer_folders, tmp_path
+):
+    """A part without its folder, a folder without a part, no part at all."""
+    changes = {k: v.replace("OTHER", str(other)) for k, v in changes.items()}
+    model = transformer_folders / "whisper"
+    printed = align(speech, model, tmp_path, "glob", 1, True, **changes)
+    assert f"error: {message.replace('OTHER', str(other))}" in printed
+    assert "Traceback" not in printed

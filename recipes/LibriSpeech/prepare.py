@@ -93,15 +93,16 @@ def prepare_speech(
     data_folder = Path(data_folder)
     if not data_folder.is_dir():
         raise FileNotFoundError(
-            f"the data folder {data_folder} does not exist: correct "
-            "--data_folder"
+            f"the data folder {data_folder} does not exist: correct its path"
         )
     utterances = {}
     for split, parts in splits.items():
         rows = [
             row
             for part in parts
-            for row in list_part(data_folder, part, alignment_folder, aligned)
+            for row in list_part(
+                data_folder, str(part), alignment_folder, aligned
+            )
         ]
         _check_unique(split, rows)
         utterances[split] = rows
@@ -119,6 +120,36 @@ def prepare_speech(
     write_manifests(folder, files, made_from)
 
 
+def read_speech(manifest, data_folder, longest):
+    """Reads a manifest of `prepare_speech`, in the order of its names.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        The file.
+    data_folder : str
+        The corpus that it was written of.
+    longest : float
+        Utterances of more seconds are left out, with a warning.
+
+    Returns
+    -------
+    list of dict
+        Its rows; ``wav`` can be opened.
+    """
+    rows = json.loads(Path(manifest).read_text(encoding="utf-8"))
+    rows = [row for _, row in sorted(rows.items())]
+    kept = [row for row in rows if row["duration"] <= longest]
+    if len(kept) < len(rows):
+        logger.warning(
+            f"{manifest}: {len(rows) - len(kept)} utterances are longer than "
+            f"{longest} s and are left out."
+        )
+    return [
+        {**row, "wav": row["wav"].format(data_root=data_folder)} for row in kept
+    ]
+
+
 # What the corpus lists
 
 
@@ -130,7 +161,8 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
     data_folder : Path
         The corpus.
     part : str
-        For example ``train-clean-100``; ``train`` for ``train.jsonl``.
+        For example ``train-clean-100``; ``train`` for ``train.jsonl``. It
+        may also be absolute; paths in its rows are relative to the corpus.
     alignment_folder : str or None
         TextGrid files of LibriSpeech.
     aligned : bool
@@ -161,7 +193,7 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
     raise FileNotFoundError(
         f"{data_folder} holds neither the folder {part} of LibriSpeech nor "
         f"the file {part}.jsonl or {part}.csv, but {present[:10]}: correct "
-        "--data_folder or --splits"
+        "the folder or the name of the part"
     )
 
 
@@ -185,7 +217,7 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
     utterances = []
     transcripts = sorted((data_folder / part).glob("*/*/*.trans.txt"))
     for path in transcripts:
-        folder = path.parent.relative_to(data_folder)
+        folder = part / path.parent.relative_to(data_folder / part)
         for line in path.read_text(encoding="utf-8").split("\n"):
             key, _, transcription = line.strip().partition(" ")
             if not key:
@@ -200,7 +232,7 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
         raise FileNotFoundError(
             f"{data_folder / part} holds no transcripts "
             "<speaker>/<chapter>/*.trans.txt: unpack LibriSpeech again, or "
-            "correct --data_folder"
+            "correct the folder"
         )
     return _with_textgrid(utterances, part) if aligned else utterances
 
@@ -296,7 +328,7 @@ def _check_unique(split, utterances):
             raise ValueError(
                 f"the {split} split has the utterance {row.id} twice "
                 f"({first.audio}, {row.audio}): remove one of them, or name "
-                "each part once in --splits"
+                "each part once"
             )
 
 

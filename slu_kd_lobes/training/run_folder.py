@@ -30,7 +30,7 @@ SHAPES_NO_NUMBER = frozenset(
     "config output_folder save_folder train_log tensorboard_folder "
     "manifest_folder data_folder csv_folder encoder_source feature_folder "
     "teacher_folder text_encoder transcript_folder recogniser_source "
-    "alignment_folder start_from export_folder data_description "
+    "alignment_folder other_folder start_from export_folder data_description "
     "speech_model text_model token_folder aligned_folder alignment "
     "train_manifest valid_manifest "
     "num_workers utterances_in_memory skip_prep test_epoch".split()

@@ -19,7 +19,6 @@ Authors
  * slu_kd_lobes authors
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from prepare import prepare_speech
+from prepare import prepare_speech, read_speech
 from speechbrain.nnet.schedulers import (
     LinearWarmupScheduler,
     update_learning_rate,
@@ -121,28 +120,38 @@ def draw(rows, hours, seed):
     return [rows[i] for i in sorted(drawn)]
 
 
-def dataio_prep(hparams, manifests, features, device):
+def corpora_of(hparams):
+    """What to prepare: the corpus, and the other one if there is one."""
+    other, parts = hparams["other_folder"], hparams["other_splits"]
+    if bool(other) != any(parts.values()):
+        raise ValueError(
+            f"other_folder is {other or 'null'} and other_splits is {parts}: give the "
+            "folder and parts of it, or neither"
+        )
+    manifests = {
+        "train": hparams["train_manifest"],
+        "valid": hparams["valid_manifest"],
+    }
+    corpora = [(hparams["data_folder"], manifests, hparams["splits"])]
+    if other:
+        folder = Path(hparams["save_folder"]) / "other"
+        manifests = {split: folder / f"{split}.json" for split in manifests}
+        corpora.append((str(other), manifests, parts))
+    return corpora
+
+
+def dataio_prep(hparams, corpora, features, device):
     """Builds the data sets, the table of their transcripts, and an example."""
-    splits = {}
-    for split, path in manifests.items():
-        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
-        root = hparams["data_folder"]
-        rows = [
-            {**row, "ID": name, "wav": row["wav"].format(data_root=root)}
-            for name, row in sorted(manifest.items())
-        ]
-        kept = [r for r in rows if r["duration"] <= hparams["longest"]]
-        if len(kept) < len(rows):
-            logger.warning(
-                f"{split}: {len(rows) - len(kept)} utterances are longer than "
-                f"{hparams['longest']} s and are left out."
-            )
-        splits[split] = kept
-    for split, hours in (
-        ("train", hparams["hours"]),
-        ("valid", hparams["valid_hours"]),
-    ):
-        splits[split] = draw(splits[split], hours, hparams["subset_seed"])
+    hours = {"train": hparams["hours"], "valid": hparams["valid_hours"]}
+    splits = {"train": [], "valid": []}
+    for number, (root, manifests, _) in enumerate(corpora):
+        for split, path in manifests.items():
+            rows = read_speech(path, root, hparams["longest"])
+            if number == 0:  # the other one is used whole
+                rows = draw(rows, hours[split], hparams["subset_seed"])
+            splits[split] += rows
+    if not all(splits.values()):
+        raise ValueError("training or validation has no utterance: name parts")
     texts = {
         split: [row["transcription"] for row in rows]
         for split, rows in splits.items()
@@ -153,7 +162,7 @@ def dataio_prep(hparams, manifests, features, device):
     run_on_main(features.build, [sum(splits.values(), [])])
     datasets = {
         split: UtteranceDataset(
-            ids=[row["ID"] for row in rows],
+            ids=[row["wav"] for row in rows],
             inputs=features.load(rows),
             rows=torch.tensor(tokens.rows_of(texts[split])),
         )
@@ -207,23 +216,13 @@ def main(arguments):
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
         open_folder(hparams, text)
-        manifests = {
-            "train": hparams["train_manifest"],
-            "valid": hparams["valid_manifest"],
-        }
-        run_on_main(
-            prepare_speech,
-            kwargs={
-                "data_folder": hparams["data_folder"],
-                "manifests": manifests,
-                "splits": hparams["splits"],
-                "aligned": False,
-            },
-        )
+        corpora = corpora_of(hparams)
+        for corpus in corpora:
+            run_on_main(prepare_speech, corpus, {"aligned": False})
         device, encoder = run_opts["device"], hparams["make_encoder"]()
         features = hparams["make_features"](encoder.first_frames(), device)
         datasets, tokens, example = dataio_prep(
-            hparams, manifests, features, device
+            hparams, corpora, features, device
         )
         sb.utils.seed.seed_everything(hparams["seed"])
         model = make_model(hparams, encoder, tokens)
