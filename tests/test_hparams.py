@@ -890,3 +890,19 @@ def test_weights_that_do_not_go_with_the_teachers_are_one_sentence():
     assert "name the same in both" in message
     message = message_of(path, {"fixed_weights": "{professor: 1.0}"})
     assert "fixed_weights has weights for professor" in message
+
+
+@pytest.mark.parametrize("base", ["10", "null"])
+def test_a_number_that_may_be_null_stays_a_number(base, tmp_path):
+    """Whatever a file says now; null and numbers can be typed, text cannot."""
+    (tmp_path / "base.yaml").write_text(f"valid_hours: {base}\n")
+    path = tmp_path / "all.yaml"
+    path.write_text("base: base.yaml\nvalid_hours: null\n")
+    assert load_hparams(path)[0]["valid_hours"] is None
+    for text, value in (("0.25", 0.25), ("3", 3), ("null", None)):
+        hparams, _ = load_hparams(path, {"valid_hours": text})
+        assert hparams["valid_hours"] == value
+        assert not isinstance(hparams["valid_hours"], str)
+    for text in ("short", "-1", "0"):
+        message = message_of(path, {"valid_hours": text})
+        assert "valid_hours" in message and "number" in message

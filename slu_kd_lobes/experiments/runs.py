@@ -149,11 +149,19 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
 
 def _texts(overrides, variables):
     """Overrides as typed text, with what stands for the variables."""
-    texts = {key: typed(value) for key, value in overrides.items()}
-    for variable, value in variables.items():
-        for key, text in texts.items():
-            texts[key] = text.replace(f"<{variable}>", str(value))
-    return texts
+    return {k: typed(_filled(v, variables)) for k, v in overrides.items()}
+
+
+def _filled(value, variables):
+    """A value with variables replaced in all its texts."""
+    if isinstance(value, dict):
+        return {k: _filled(part, variables) for k, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, variables) for part in value]
+    if isinstance(value, str):
+        for name, text in variables.items():
+            value = value.replace(f"<{name}>", str(text))
+    return value
 
 
 def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):

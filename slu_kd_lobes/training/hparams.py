@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from slu_kd_lobes.training.ranges import check_range
+from slu_kd_lobes.training.ranges import check_range, is_number
 
 # A run draws without torchvision; SpeechBrain would say that it cannot.
 logging.getLogger("speechbrain.utils.train_logger").addFilter(
@@ -134,7 +134,7 @@ def typed_value(key, text, default):
     """
     if text == "null":
         return None
-    if not _is_text(default):
+    if is_number(key) or not _is_text(default):
         value = parse_yaml(text, f"{COMMAND_LINE}: '{key}'")
     elif _may_be_list(key, text, default):
         value = parse_yaml(text, f"{COMMAND_LINE}: '{key}'")

@@ -20,6 +20,8 @@ RANGES = {
         "encoder_pool num_workers utterances_in_memory".split(),
         (int, 0, 10**6),
     ),
+    # None: or null, which stands for no bound.
+    **dict.fromkeys(("hours", "valid_hours"), (float, 1e-6, 10**6, None)),
     "hidden_size": (int, 1, 10**4),
     "max_tokens": (int, 3, 10**6),  # two are the marks of begin and end
     **dict.fromkeys(("lr", "final_lr"), (float, 1e-12, 1000)),
@@ -40,6 +42,25 @@ RANGES = {
     "feature_dtype": ("float32", "float16"),
     **dict.fromkeys(("slot_values", "fixed_weights"), MAPPING),
 }
+
+
+def is_number(key):
+    """Whether a key of this name holds a number, even where it is null now.
+
+    Arguments
+    ---------
+    key : str
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_number("hours"), is_number("data_folder")
+    (True, False)
+    """
+    return RANGES.get(key, (str,))[0] in (int, float)
 
 
 def check_range(key, value, source):
@@ -75,12 +96,12 @@ def check_range(key, value, source):
     elif isinstance(allowed[0], str):
         right, wanted = value in allowed, " or ".join(allowed)
     else:
-        kind, low, high = allowed
+        kind, low, high, *null = allowed
         kinds = (int, float) if kind is float else kind
         right = isinstance(value, kinds) and not isinstance(value, bool)
         size = len(value) if isinstance(value, str) else value
-        right = right and low <= size <= high
-        wanted = f"{WORDS[kind]} from {low} to {high}"
+        right = value in null or (right and low <= size <= high)
+        wanted = f"{WORDS[kind]} from {low} to {high}{', or null' * len(null)}"
     if not right:
         value = "null" if value is None else repr(value)
         raise ValueError(f"{source}: '{key}' must be {wanted}; it is {value}")
