@@ -428,6 +428,11 @@ print(tables)
         (("draws: 2", "draws: 0"), "'half': 'draws' is 0: give a whole"),
         (("draws: 2", "draws: two"), "'draws' is 'two': give a whole number"),
         (("draws: 2", "held_out: some"), "'held_out' is 'some': give a share"),
+        (("draws: 2", "unspoken: 0.2"), "'unspoken' is 0.2: give a whole"),
+        (
+            ("draws: 2", "held_out: 0.2, unspoken: 6"),
+            "condition 'half' has held_out and unspoken: leave one of them out",
+        ),
         (("{split: test, levels", "{levels"), "'whole': noise has no split"),
         (("{whole: 1.25}", "1.25"), "'paper' is 1.25: give keys and values"),
         (("half: {train", "half: [train"), "not valid YAML"),

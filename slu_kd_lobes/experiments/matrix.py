@@ -36,7 +36,7 @@ from typing import get_args
 
 from ruamel.yaml import YAML
 
-from slu_kd_lobes.experiments.corpora import hold_out_wordings, noisy_corpus
+from slu_kd_lobes.experiments.corpora import HOLDING_OUT, noisy_corpus
 from slu_kd_lobes.training.hparams import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,8 @@ DEFINITION = {"config": str, "overrides": dict, "script": str}
 PLACE = {"conditions": list, "paper": dict}
 
 #: What describes the corpus of a condition; its other keys are overrides.
-CONDITION = dict(
-    draws=int, seeds=list, noise=dict, held_out=float, csv_folder=str
-)
+CONDITION = dict(draws=int, seeds=list, noise=dict, csv_folder=str)
+CONDITION |= dict(held_out=float, unspoken=int)
 NOISE = {"levels": list, "split": str}
 KINDS = {
     str: "text (in quotes)",
@@ -109,6 +108,8 @@ class Matrix:
         in dB and ``room``: copies of it under these are further test sets.
         ``held_out`` is a share of the wordings, others in each draw, that
         training lacks; validation and the test set ``held_out_test`` have them.
+        ``unspoken`` is a number of intents, others in each draw, that only test
+        sets speak: ``unspoken_test`` and ``typed_test``, not ``spoken_test``.
     reference : str
         The system that the others are tested against.
     seeds : list of int
@@ -314,6 +315,9 @@ def read_matrix(path):
             _check(facts["noise"], NOISE, source)
             for key in NOISE.keys() - facts["noise"].keys():
                 raise ValueError(f"{source}: noise has no {key}")
+        if HOLDING_OUT.keys() <= facts.keys():
+            keys = " and ".join(HOLDING_OUT)
+            raise ValueError(f"{source} has {keys}: leave one of them out")
     systems = read_systems(path.parent)
     for name, facts in matrix.systems.items():
         matrix.systems[name] = facts = _defined(name, facts, systems, path)
@@ -346,7 +350,7 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
     overrides : dict or None
         Of all runs, or variables of the matrix; they win.
     made : str or Path or None
-        Where corpora with noisy test sets and held-out wordings go.
+        Where corpora with noisy test sets and held-out parts go.
 
     Returns
     -------
@@ -400,7 +404,7 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     """
     splits = condition.pop("csv_folder", None)
     noise = condition.pop("noise", None)
-    share = condition.pop("held_out", None)
+    held = {k: condition.pop(k) for k in HOLDING_OUT if k in condition}
     if splits:
         csv_folder = Path(data_folder) / splits
         if not csv_folder.is_dir():
@@ -415,9 +419,9 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     for draw in draws:
         corpora[draw] = {"data_folder": str(data_folder)}
         csvs = csv_folder
-        if share is not None:
-            chosen = slots, share, draw, Path(made) / "held_out"
-            csvs = hold_out_wordings(data_folder, csv_folder, *chosen)
+        for key, amount in held.items():
+            chosen = slots, amount, draw, Path(made) / key
+            csvs = HOLDING_OUT[key](data_folder, csv_folder, *chosen)
         if csvs is not None:
             corpora[draw]["csv_folder"] = str(csvs)
     return corpora
