@@ -1,13 +1,15 @@
-"""Corpora made from another: noisy test sets, and held-out wordings."""
+"""Corpora made from another: noisy test sets, held-out wordings and intents."""
 
 import csv
+import json
 import os
+import random
 from pathlib import Path
 
 import pytest
-import running  # noqa: F401  so that the recipe can be imported
+import running  # so that the recipe can be imported
 import torch
-from prepare import _find_tests
+from prepare import _find_tests, prepare_fsc
 from speechbrain.dataio import audio_io
 
 from slu_kd_lobes.experiments.corpora import (
@@ -15,13 +17,14 @@ from slu_kd_lobes.experiments.corpora import (
     condition_name,
     corrupt,
     csv_files,
+    hold_out_intents,
     hold_out_wordings,
     noisy_corpus,
     room_response,
 )
 from slu_kd_lobes.experiments.matrix import read_matrix
 from slu_kd_lobes.experiments.runs import runs_of
-from slu_kd_lobes.utils.files import read_csv
+from slu_kd_lobes.utils.files import read_csv, write_csv
 
 # Noise
 
@@ -218,3 +221,170 @@ def test_each_draw_of_a_matrix_holds_out_others(corpus, tmp_path):
         folders.setdefault(run.draw, set()).add(csv_folder)
     assert [len(found) for found in folders.values()] == [1, 1, 1]
     assert len(set.union(*folders.values())) > 1
+
+
+# Unspoken intents
+
+
+def split_intents(corpus, count=1, seed=0, slots=("action", "object")):
+    """The folder, and the intents that it lacks."""
+    made = hold_out_intents(
+        corpus, None, list(slots), count, seed, corpus.parent / "made"
+    )
+    with open(f"{made}/unspoken_intents.json", encoding="utf-8") as file:
+        return made, json.load(file)
+
+
+def actions_of(folder, split):
+    return {r["action"] for r in read_csv(f"{folder}/{split}_data.csv")}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nobody_speaks_some_intents_before_the_test(corpus, count):
+    seen = set()
+    for seed in range(6):
+        made, held = split_intents(corpus, count, seed)
+        assert held == sorted(held) and {o for _, o in held} == {"it"}
+        held = {action for action, _ in held}
+        assert len(held) == count
+        for split in ("train", "valid", "spoken_test"):
+            assert actions_of(made, split) == set(TEXTS) - held
+        for split in ("unspoken_test", "typed_test"):
+            assert actions_of(made, split) == held
+        # Every utterance of the test set is in one of the two.
+        before = read_csv(corpus / "data" / "test_data.csv")
+        parts = [
+            read_csv(f"{made}/{split}_data.csv")
+            for split in ("spoken_test", "unspoken_test")
+        ]
+        assert sorted(map(str, before)) == sorted(map(str, sum(parts, [])))
+        # The recipe takes these for what they are.
+        tests = ["spoken_test", "typed_test", "unspoken_test"]
+        assert _find_tests(Path(made)) == tests
+        assert split_intents(corpus, count, seed)[0] == made
+        seen.add(frozenset(held))
+    assert len(seen) > 1
+
+
+def test_an_intent_is_the_values_of_all_slots(corpus):
+    """A space at the end of a value makes no other; another slot does."""
+    for path in (corpus / "data").iterdir():
+        lines = path.read_text().splitlines()
+        lines = [f"{lines[0]},place", *(f"{line},it" for line in lines[1:])]
+        lines += ["a.wav,lamp on,on,it,there", "b.wav,a lamp on,on,it,there "]
+        path.write_text("\n".join(lines))
+    rows = read_csv(corpus / "data" / "train_data.csv")
+    for slots in (["action", "place"], ["action", "object"]):
+        intents = [[row[slot].strip() for slot in slots] for row in rows]
+        for seed in range(12):
+            made, held = split_intents(corpus, 1, seed, slots)
+            left = read_csv(f"{made}/train_data.csv")
+            assert left == [r for r, i in zip(rows, intents) if i not in held]
+
+
+def draw_of(action):
+    """The first draw of one intent that is this."""
+    order = sorted(TEXTS)
+    draws = (random.Random(seed).sample(order, 1) for seed in range(99))
+    return list(draws).index([action])
+
+
+def test_wordings_that_no_test_speaks_are_typed_too(corpus):
+    """Of an intent held out, whether training or validation had them."""
+    extra = {"train": "LOUD, please!", "valid": "more sound"}
+    for split in ("train", "valid", "test"):
+        path = corpus / "data" / f"{split}_data.csv"
+        rows = [{**row, "speakerId": split} for row in read_csv(path)]
+        if split in extra:
+            new = {"path": f"{split}/a.wav", "transcription": extra[split]}
+            rows.append({**rows[0], **new})
+        write_csv(path, rows)
+        (corpus / split).mkdir()
+        for row in rows:
+            wav = torch.zeros(1, 800)
+            audio_io.save(str(corpus / row["path"]), wav, 16000)
+    made, held = split_intents(corpus, 1, draw_of("up"))
+    assert held == [["up", "it"]]
+    typed = texts_of(made, "typed_test")
+    assert typed == {*TEXTS["up"], *extra.values()}
+    manifests = prepare_fsc(
+        corpus, corpus / "save", ["action", "object"], csv_folder=made
+    )
+    every = {text.lower() for texts in TEXTS.values() for text in texts}
+    every |= {"loud please", "more sound"}
+    assert set(manifests.typed_wordings("all")) == every
+    assert manifests.schema.values["action"] == sorted(TEXTS)
+
+
+def test_the_main_test_set_is_split_and_no_other(corpus):
+    """The same that a result table leads with."""
+    data = corpus / "data"
+    os.rename(data / "test_data.csv", data / "spk_test_data.csv")
+    text = (data / "spk_test_data.csv").read_text()
+    for name in ("both_test", "a_test"):
+        (data / f"{name}_data.csv").write_text(text.replace("test/", name))
+    made, _ = split_intents(corpus)
+    assert not Path(made, "spk_test_data.csv").exists()
+    for name in ("both_test", "a_test"):
+        assert actions_of(made, name) == set(TEXTS)
+    rows = read_csv(f"{made}/unspoken_test_data.csv")
+    assert all(row["path"].startswith("test/") for row in rows)
+
+
+def test_impossible_numbers_of_intents_are_refused(corpus):
+    for count in (0, 3, 0.5):
+        with pytest.raises(ValueError, match=f"unspoken is {count}, and .* 3 "):
+            split_intents(corpus, count)
+    with pytest.raises(ValueError, match="has no column 'drink'"):
+        split_intents(corpus, slots=["drink"])
+    for split, action, lacks in (
+        ("valid", "on", "valid"),
+        ("test", "on", "spoken_test"),
+        ("test", "up", "unspoken_test"),
+    ):
+        path = corpus / "data" / f"{split}_data.csv"
+        whole = read_csv(path)
+        write_csv(path, [row for row in whole if row["action"] == "on"])
+        with pytest.raises(ValueError, match=f"leaves no {lacks}_data.csv"):
+            split_intents(corpus, 1, draw_of(action))
+        write_csv(path, whole)
+    (corpus / "data" / "test_data.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no .*test_data.csv"):
+        split_intents(corpus)
+    assert not (corpus.parent / "made").is_dir()
+
+
+def test_each_draw_of_a_matrix_keeps_other_intents_unspoken(corpus, tmp_path):
+    path = tmp_path / "unspoken.yaml"
+    path.write_text(
+        "title: Unspoken\nreference: a\nseeds: [1, 2]\n"
+        "tests: [unspoken_test]\noverrides: {slots: [action, object]}\n"
+        "conditions: {new: {unspoken: 1, draws: 5}}\n"
+        "systems: {a: {config: hparams/baseline.yaml}}\n"
+    )
+    folders = {}
+    for run in runs_of(read_matrix(path), str(corpus), made=tmp_path):
+        assert "unspoken" not in run.overrides
+        made, _ = split_intents(corpus, 1, run.draw)
+        assert Path(run.overrides["csv_folder"]).name == Path(made).name
+        folders.setdefault(run.draw, set()).add(made)
+    assert [len(found) for found in folders.values()] == [1] * 5
+    assert len(set.union(*folders.values())) > 1
+
+
+def test_draws_of_the_synthetic_commands_are_those_of_pad(shared, tmp_path):
+    corpus = shared / "data" / "commands"
+    slots = ["action", "object", "location"]
+    draws = (
+        running.ROOT
+        / "recipes"
+        / "LibriSpeech"
+        / "PAD"
+        / "unspoken_intents.json"
+    )
+    for seed, wanted in enumerate(json.loads(draws.read_text())):
+        made = hold_out_intents(corpus, None, slots, 6, seed, tmp_path)
+        held = json.loads(Path(made, "unspoken_intents.json").read_text())
+        assert held == wanted
+        size = len(read_csv(f"{made}/unspoken_test_data.csv"))
+        assert size + len(read_csv(f"{made}/spoken_test_data.csv")) == 2300

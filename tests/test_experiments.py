@@ -32,6 +32,7 @@ NO_RAY = (
     else "Ray is not installed"
 )
 MATRICES = ROOT / "experiments"
+RECIPE = ROOT / "recipes" / "fluent-speech-commands" / "logit_distillation"
 MATRIX = """
 title: Tiny
 reference: no KD
@@ -427,6 +428,11 @@ print(tables)
         (("draws: 2", "draws: 0"), "'half': 'draws' is 0: give a whole"),
         (("draws: 2", "draws: two"), "'draws' is 'two': give a whole number"),
         (("draws: 2", "held_out: some"), "'held_out' is 'some': give a share"),
+        (("draws: 2", "unspoken: 0.2"), "'unspoken' is 0.2: give a whole"),
+        (
+            ("draws: 2", "held_out: 0.2, unspoken: 6"),
+            "condition 'half' has held_out and unspoken: leave one of them out",
+        ),
         (("{split: test, levels", "{levels"), "'whole': noise has no split"),
         (("{whole: 1.25}", "1.25"), "'paper' is 1.25: give keys and values"),
         (("half: {train", "half: [train"), "not valid YAML"),
@@ -545,14 +551,18 @@ def test_draws_seeds_and_variables(tmp_path):
 def test_every_system_has_one_name():
     """And none is defined in a matrix, so that names cannot differ."""
     systems, names = read_systems(MATRICES), {}
-    for name, facts in systems.items():
+
+    def meaning(facts):
         overrides = {
-            key: typed(value).replace("<whisper>", "whisper")
+            key: re.sub("<(.*?)>", r"\1", typed(value))
             for key, value in facts.get("overrides", {}).items()
         }
-        text = complete_yaml(ROOT / facts["config"], overrides)
-        meaning = {k: v for k, v in settings(text).items() if k != "config"}
-        assert names.setdefault(str(meaning), name) == name
+        text = complete_yaml(RECIPE / facts["config"], overrides)
+        return {k: v for k, v in settings(text).items() if k != "config"}
+
+    for name, facts in systems.items():
+        parts = [meaning(facts), meaning(facts.get("first", facts))]
+        assert names.setdefault(str(parts), name) == name
     used = set()
     for path in MATRICES.glob("*.yaml"):
         if path.name != "systems.yaml":

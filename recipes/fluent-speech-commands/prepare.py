@@ -33,9 +33,11 @@ from slu_kd_lobes.data.audio import read_header
 from slu_kd_lobes.data.labels import look_alike
 from slu_kd_lobes.data.manifests import (
     COLUMNS,
+    MAIN_TESTS,
     Manifests,
     are_prepared,
     as_json,
+    main_test_first,
     one_sentence,
     raise_if_any,
     utterance_id,
@@ -55,12 +57,6 @@ PATH, SPEAKER, TRANSCRIPT = "path", "speakerId", "transcription"
 
 # "id" is SpeechBrain's own.
 RESERVED = (*COLUMNS, "id")
-
-TEST_FILE = re.compile(r"(?!\.)(?:.*_)?test(?:_.*)?_data\.csv")
-
-# Of several test sets the first of these is the one that a result table leads
-# with: the corpus' own, then known wordings by new voices.
-MAIN_TESTS = ("test", "spk_test", "speaker_test")
 
 # Test sets whose names promise voices that training has not heard.
 NEW_VOICE_TESTS = (*MAIN_TESTS, "both_test")
@@ -321,13 +317,10 @@ def _csv_path(folder, split):
 
 def _find_tests(folder):
     """Returns the names of a folder's test sets, the main one first."""
-    names = sorted(
-        path.name[: -len("_data.csv")]
-        for path in folder.glob("*_data.csv")
-        if TEST_FILE.fullmatch(path.name)
+    paths = folder.glob("*_data.csv")
+    return main_test_first(
+        path.name.removesuffix("_data.csv") for path in paths
     )
-    main = next((name for name in MAIN_TESTS if name in names), None)
-    return sorted(names, key=lambda name: name != main)
 
 
 def _read_split(path, slots, data_folder):

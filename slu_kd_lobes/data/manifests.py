@@ -21,6 +21,12 @@ STAMP = "prepare.json"
 #: Columns of a manifest of commands; the others are slots.
 COLUMNS = ("ID", "duration", "wav", "spk_id", "transcription")
 
+TEST_NAME = re.compile(r"(?!\.)(?:.*_)?test(?:_.*)?")
+
+#: Of several test sets the first of these is the one that a result table leads
+#: with: the corpus' own, then known wordings by new voices.
+MAIN_TESTS = ("test", "spk_test", "speaker_test")
+
 
 @dataclass(frozen=True)
 class Manifests:
@@ -184,6 +190,30 @@ class Manifests:
                 "none: fill the column 'transcription', or train without text "
                 "(--teachers=[] --matching_weight=0)."
             )
+
+
+def main_test_first(splits):
+    """Names of the test sets of a corpus.
+
+    Arguments
+    ---------
+    splits : iterable of str
+        Names of all splits.
+
+    Returns
+    -------
+    list of str
+        The main one first: test, else spk_test or speaker_test, else the
+        first by name.
+
+    Example
+    -------
+    >>> main_test_first(["both_test", "spk_test", "train", "valid"])
+    ['spk_test', 'both_test']
+    """
+    names = sorted(filter(TEST_NAME.fullmatch, splits))
+    main = next((name for name in MAIN_TESTS if name in names), None)
+    return sorted(names, key=lambda name: name != main)
 
 
 def read_stamp(folder):

@@ -1,4 +1,4 @@
-"""Corpora made from another: noisy test sets, and held-out wordings.
+"""Corpora made from another: noisy test sets, held-out wordings and intents.
 
 Noisy and reverberant copies of a test set are further test sets of a corpus
 whose other audio is that of the original, by links. So students are trained on
@@ -6,7 +6,7 @@ clean speech and tested on both in one run.
 
 What is chosen for unseen wordings must not be chosen on the test set. Where
 wordings are held out, validation has wordings that training lacks, and each
-draw holds out others.
+draw holds out others. Where intents are, nobody speaks them before the test.
 """
 
 import hashlib
@@ -21,8 +21,15 @@ from speechbrain.processing.signal_processing import reverberate
 from tqdm import tqdm
 
 from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.data.manifests import main_test_first
 from slu_kd_lobes.data.transcripts import normalise_transcript
-from slu_kd_lobes.utils.files import check_writable, read_csv, whole, write_csv
+from slu_kd_lobes.utils.files import (
+    check_writable,
+    read_csv,
+    whole,
+    write_csv,
+    write_json,
+)
 from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
 
 SUFFIX = "_data.csv"
@@ -253,7 +260,41 @@ def _write_noisy(folder, data_folder, paths, rows, conditions):
         write_csv(folder / NOISY_CSV_FOLDER / f"{name}{SUFFIX}", copies)
 
 
-# Held-out wordings
+# Held-out wordings and intents
+
+
+def _wording(row):
+    return normalise_transcript(row["transcription"] or "")
+
+
+def _intent(row, slots):
+    return tuple((row[slot] or "").strip() for slot in slots)
+
+
+def _read_splits(csv_folder, paths, slots, *splits):
+    """Rows of some splits, whose columns are checked."""
+    rows = {}
+    for split in splits:
+        if split not in paths:
+            raise FileNotFoundError(f"there is no {csv_folder / split}{SUFFIX}")
+        rows[split] = read_csv(paths[split])
+        for column in ("transcription", *slots):
+            if not rows[split] or column not in rows[split][0]:
+                raise ValueError(f"{paths[split]} has no column '{column}'")
+    return rows
+
+
+def _write_splits(folder, facts, paths, kept, **more):
+    """Writes what is kept of splits, the others as they are, and JSON files."""
+    target = Path(folder) / fingerprint(facts)[:16]
+    if not target.is_dir():
+        with whole(target) as part:
+            for split in {**paths, **kept}:
+                copies = kept.get(split) or read_csv(paths[split])
+                write_csv(part / f"{split}{SUFFIX}", copies)
+            for name, content in more.items():
+                write_json(part / f"{name}.json", content)
+    return str(target)
 
 
 def choose_wordings(intents, share, seed):
@@ -327,35 +368,82 @@ def hold_out_wordings(data_folder, csv_folder, slots, share, seed, folder):
     if not 0 < share < 1:
         raise ValueError(f"held_out is {share}: give a share from 0 to 1")
     csv_folder, paths = csv_files(data_folder, csv_folder)
-    rows = {}
-    for split in ("train", "valid"):
-        if split not in paths:
-            raise FileNotFoundError(f"there is no {csv_folder / split}{SUFFIX}")
-        rows[split] = read_csv(paths[split])
-        for column in ("transcription", *slots):
-            if not rows[split] or column not in rows[split][0]:
-                raise ValueError(f"{paths[split]} has no column '{column}'")
-
-    def wording(row):
-        return normalise_transcript(row["transcription"])
-
-    intents = {wording(r): tuple(r[s] for s in slots) for r in rows["train"]}
+    rows = _read_splits(csv_folder, paths, slots, "train", "valid")
+    intents = {_wording(row): _intent(row, slots) for row in rows["train"]}
     held = choose_wordings(intents, share, seed)
     kept = {
-        "train": [row for row in rows["train"] if wording(row) not in held],
-        "valid": [row for row in rows["valid"] if wording(row) in held],
-        HELD_OUT: [row for row in rows["train"] if wording(row) in held],
+        "train": [row for row in rows["train"] if _wording(row) not in held],
+        "valid": [row for row in rows["valid"] if _wording(row) in held],
+        HELD_OUT: [row for row in rows["train"] if _wording(row) in held],
     }
     if not kept["valid"]:
         raise ValueError(
             f"{paths['valid']} has none of the {len(held)} wordings that "
             f"held_out = {share} takes from training: raise it"
         )
-    facts = [_content(paths), sorted(held)]
-    target = Path(folder) / fingerprint(facts)[:16]
-    if not target.is_dir():
-        with whole(target) as part:
-            for split in {**paths, **kept}:
-                copies = kept.get(split) or read_csv(paths[split])
-                write_csv(part / f"{split}{SUFFIX}", copies)
-    return str(target)
+    return _write_splits(folder, [_content(paths), sorted(held)], paths, kept)
+
+
+def hold_out_intents(data_folder, csv_folder, slots, count, seed, folder):
+    """CSV files whose training and validation lack all speech of some intents.
+
+    In place of the main test set there are ``unspoken_test``, its utterances
+    of these intents, and ``spoken_test``, the others. A third, ``typed_test``,
+    has one utterance of each wording that training and validation lost: who
+    types the wordings of all splits types these as well. It is scored like any
+    test set. The others stay, and ``unspoken_intents.json`` lists the intents.
+
+    Arguments
+    ---------
+    data_folder, csv_folder, slots
+        See `hold_out_wordings`.
+    count : int
+        How many intents of the training set are held out.
+    seed : int
+        Decides on the intents.
+    folder : str or Path
+        Where such files go, in a folder named after what they hold.
+
+    Returns
+    -------
+    str
+        Folder of the CSV files.
+
+    Raises
+    ------
+    ValueError
+        If the count is impossible, a column is missing, or nothing is left to
+        validate or test on.
+    FileNotFoundError
+        If there are no files to train, validate and test on.
+    """
+    csv_folder, paths = csv_files(data_folder, csv_folder)
+    main = next(iter(main_test_first(paths)), "test")
+    rows = _read_splits(csv_folder, paths, slots, "train", "valid", main)
+    intents = sorted({_intent(row, slots) for row in rows["train"]})
+    if count not in range(1, len(intents)):
+        raise ValueError(
+            f"unspoken is {count}, and {paths['train']} has {len(intents)} "
+            "intents: hold out one at least, and leave one at least"
+        )
+    held = sorted(random.Random(seed).sample(intents, count))
+    kept, lost = {}, {}
+    for split, part in rows.items():
+        kept[split] = [row for row in part if _intent(row, slots) not in held]
+        lost[split] = [row for row in part if _intent(row, slots) in held]
+    kept["spoken_test"], kept["unspoken_test"] = kept.pop(main), lost.pop(main)
+    typed = {_wording(row): row for part in lost.values() for row in part}
+    kept["typed_test"] = list(typed.values())
+    for split, part in kept.items():
+        if not part:
+            raise ValueError(
+                f"draw {seed} of unspoken = {count} leaves no {split}{SUFFIX}: "
+                f"{paths['valid']} and {paths[main]} need all intents"
+            )
+    facts = [_content(paths), slots, held]
+    del paths[main]
+    return _write_splits(folder, facts, paths, kept, unspoken_intents=held)
+
+
+#: What takes a part out of training, by the key of a matrix' condition.
+HOLDING_OUT = {"held_out": hold_out_wordings, "unspoken": hold_out_intents}

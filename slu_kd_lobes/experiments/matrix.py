@@ -39,6 +39,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import get_args
 
+from slu_kd_lobes.experiments.corpora import HOLDING_OUT
 from slu_kd_lobes.training.hparams import parse_yaml
 
 #: Names the systems for all matrices of a folder.
@@ -50,14 +51,8 @@ DEFINITION = {**FIRST, "first": dict}
 PLACE = {"conditions": list, "paper": dict}
 
 #: What describes the corpus of a condition; its other keys are overrides.
-CONDITION = dict(
-    draws=int,
-    seeds=list,
-    noise=dict,
-    held_out=float,
-    csv_folder=str,
-    first=dict,
-)
+CONDITION = dict(draws=int, seeds=list, noise=dict, csv_folder=str)
+CONDITION |= dict(held_out=float, unspoken=int, first=dict)
 NOISE = {"levels": list, "split": str}
 KINDS = {
     str: "text (in quotes)",
@@ -88,6 +83,8 @@ class Matrix:
         in dB and ``room``: copies of it under these are further test sets.
         ``held_out`` is a share of the wordings, others in each draw, that
         training lacks; validation and the test set ``held_out_test`` have them.
+        ``unspoken`` is a number of intents, others in each draw, that only test
+        sets speak: ``unspoken_test`` and ``typed_test``, not ``spoken_test``.
         ``first`` has overrides of what systems train first.
     reference : str
         The system that the others are tested against.
@@ -270,6 +267,9 @@ def read_matrix(path):
             _check(facts["noise"], NOISE, source)
             for key in NOISE.keys() - facts["noise"].keys():
                 raise ValueError(f"{source}: noise has no {key}")
+        if HOLDING_OUT.keys() <= facts.keys():
+            keys = " and ".join(HOLDING_OUT)
+            raise ValueError(f"{source} has {keys}: leave one of them out")
     systems = read_systems(path.parent)
     for name, facts in matrix.systems.items():
         matrix.systems[name] = facts = _defined(name, facts, systems, path)

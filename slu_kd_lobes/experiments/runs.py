@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from slu_kd_lobes.experiments.corpora import hold_out_wordings, noisy_corpus
+from slu_kd_lobes.experiments.corpora import HOLDING_OUT, noisy_corpus
 from slu_kd_lobes.training.hparams import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):
     overrides : dict or None
         Of all runs, or variables of the matrix; they win.
     made : str or Path or None
-        Where corpora with noisy test sets and held-out wordings go.
+        Where corpora with noisy test sets and held-out parts go.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     """
     splits = condition.pop("csv_folder", None)
     noise = condition.pop("noise", None)
-    share = condition.pop("held_out", None)
+    held = {k: condition.pop(k) for k in HOLDING_OUT if k in condition}
     if splits:
         csv_folder = Path(data_folder) / splits
         if not csv_folder.is_dir():
@@ -187,9 +187,9 @@ def _corpora(name, condition, draws, data_folder, csv_folder, slots, made):
     for draw in draws:
         corpora[draw] = {"data_folder": str(data_folder)}
         csvs = csv_folder
-        if share is not None:
-            chosen = slots, share, draw, Path(made) / "held_out"
-            csvs = hold_out_wordings(data_folder, csv_folder, *chosen)
+        for key, amount in held.items():
+            chosen = slots, amount, draw, Path(made) / key
+            csvs = HOLDING_OUT[key](data_folder, csv_folder, *chosen)
         if csvs is not None:
             corpora[draw]["csv_folder"] = str(csvs)
     return corpora
