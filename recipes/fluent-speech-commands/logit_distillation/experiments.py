@@ -183,6 +183,12 @@ def answer_typed(arguments):
     run_pad("typed_commands.py", arguments)
 
 
+def list_of(folder, part):
+    """The file that lists a part of a corpus; None for one of LibriSpeech."""
+    paths = (Path(folder, f"{part}.{kind}") for kind in ("jsonl", "csv"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def plan_alignments(runs):
     """Finds what alignments are made from; see `plan_students`."""
     plans = []
@@ -194,13 +200,14 @@ def plan_alignments(runs):
             (hparams["other_folder"], hparams["other_splits"]),
         ):
             for split, parts in sorted(splits.items()):
-                for path in (str(Path(folder, part)) for part in parts):
-                    found = [p for p in (f"{path}.jsonl", f"{path}.csv")]
-                    found = [Path(p) for p in found if Path(p).is_file()]
-                    known = map(file_fingerprint, found) if found else [path]
-                    pairs.append([split, *known])
-                    texts = [p.read_bytes() for p in found]
-                    count += sum(t.count(b"\n") for t in texts) or UTTERANCES
+                for part in parts:
+                    file = list_of(folder, part)
+                    pairs.append(
+                        [split, file_fingerprint(file) if file else part]
+                    )
+                    count += (
+                        file.read_bytes().count(b"\n") if file else UTTERANCES
+                    )
         sources = {
             "pairs": pairs,
             **{
