@@ -6,7 +6,7 @@ transcript letter by letter (CTC); marks before and after a value name its slot.
 Slots may have any value, also one that was never heard in training.
 
 To run this recipe:
-> python train.py hparams/base.yaml
+> python train.py hparams/bundled.yaml
 > python train.py hparams/base.yaml --data_folder=/path/to/coffee-orders \
 >     --slots="[drink, shots, roast, size, milk, sweetener]" \
 >     --number_of_epochs=100
