@@ -269,20 +269,18 @@ def train_first(runs, options, scripts, folder):
             )
     places = dict(zip(firsts, (str(job.folder) for job in jobs)))
     return {
-        name: [
-            run
-            if run.first is None
-            else replace(
-                run,
-                overrides={
-                    key: text.replace("<first>", places[_command(run.first)])
-                    for key, text in run.overrides.items()
-                },
-            )
-            for run in part
-        ]
+        name: [_placed(run, places) for run in part]
         for name, part in runs.items()
     }
+
+
+def _placed(run, places):
+    """A run that knows the folder of what it needs, by the command of that."""
+    if run.first is None:
+        return run
+    place = places[_command(run.first)]
+    texts = {k: v.replace("<first>", place) for k, v in run.overrides.items()}
+    return replace(run, overrides=texts)
 
 
 def _command(run):

@@ -198,23 +198,23 @@ def main(arguments):
         brain.test(datasets[name], hparams["test_epoch"], **options)
         tested[name] = {"n": len(datasets[name]), **brain.evaluation_stats()}
         if if_main_process():
-            rows = manifests.read(name)
             path = Path(hparams["output_folder"]) / f"written_{name}.csv"
-            write_csv(path, written(rows, text, brain.written))
+            write_csv(path, written(datasets[name], text, brain.written))
     if if_main_process():
         write_metrics(hparams, manifests, tested, brain)
     finish_run()
 
 
-def written(rows, text, labels):
+def written(dataset, text, labels):
     """What was said and what the student wrote, for a person to read."""
+    true = dataset.columns["labels"].tolist()
     return [
         {
-            "ID": row["ID"],
-            "true": text.show(text.encode(row["transcription"], row)),
+            "ID": name,
+            "true": text.show(true[i]),
             "written": text.show(labels[i]),
         }
-        for i, row in enumerate(rows)
+        for i, name in enumerate(dataset.ids)
     ]
 
 
