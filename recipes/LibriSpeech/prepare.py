@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
@@ -151,6 +153,81 @@ def read_speech(manifest, data_folder, longest):
 
 
 # What the corpus lists
+
+
+def prepare_pairs(
+    data_folder,
+    splits,
+    save_folder,
+    other_folder=None,
+    other_splits=None,
+    hours=None,
+    subset_seed=0,
+    longest=30,
+):
+    """Speech with its transcripts, of one corpus and perhaps of another.
+
+    Arguments
+    ---------
+    data_folder : str
+        See `prepare_speech`.
+    splits : dict
+        Names of the corpus' parts that make up ``train`` and ``valid``.
+    save_folder : str
+        Where the manifests go.
+    other_folder : str or None
+        A second corpus, which is used whole.
+    other_splits : dict or None
+        Its parts.
+    hours : dict or None
+        How much of the first corpus is drawn, by split; None is all.
+    subset_seed : int
+        Of the draw.
+    longest : float
+        Utterances of more seconds are left out, with a warning.
+
+    Returns
+    -------
+    dict
+        Rows by split, with ``wav``, ``duration`` and ``transcription``.
+
+    Raises
+    ------
+    ValueError
+        If a split has no utterance, or a second corpus has no parts.
+    """
+    other_splits = other_splits or {}
+    if bool(other_folder) != any(other_splits.values()):
+        raise ValueError(
+            f"other_folder is {other_folder or 'null'} and other_splits is "
+            f"{other_splits}: give the folder and parts of it, or neither"
+        )
+    rows = {split: [] for split in splits}
+    corpora = [(data_folder, splits, Path(save_folder), hours or {})]
+    if other_folder:
+        folder = Path(save_folder) / "other"
+        corpora.append((other_folder, other_splits, folder, {}))
+    for root, parts, folder, amounts in corpora:
+        manifests = {split: folder / f"{split}.json" for split in parts}
+        run_on_main(
+            prepare_speech, [str(root), manifests, parts], {"aligned": False}
+        )
+        for split, path in manifests.items():
+            found = read_speech(path, root, longest)
+            rows[split] += _drawn(found, amounts.get(split), subset_seed)
+    if not all(rows.values()):
+        raise ValueError("training or validation has no utterance: name parts")
+    return rows
+
+
+def _drawn(rows, hours, seed):
+    """Rows of as many hours as are wanted, drawn at random."""
+    if hours is None:
+        return rows
+    order = np.random.default_rng(seed).permutation(len(rows))
+    seconds = np.cumsum([rows[i]["duration"] for i in order])
+    drawn = order[: int(np.searchsorted(seconds, 3600 * hours)) + 1]
+    return [rows[i] for i in sorted(drawn)]
 
 
 def list_part(data_folder, part, alignment_folder=None, aligned=True):

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from prepare import prepare_speech, read_speech
+from prepare import prepare_pairs
 from speechbrain.nnet.schedulers import (
     LinearWarmupScheduler,
     update_learning_rate,
@@ -110,48 +110,8 @@ class AlignmentBrain(StudentBrain):
         return {"loss": self.means()["loss"], **found}
 
 
-def draw(rows, hours, seed):
-    """Rows of as many hours as are wanted, drawn at random."""
-    if hours is None:
-        return rows
-    order = np.random.default_rng(seed).permutation(len(rows))
-    seconds = np.cumsum([rows[i]["duration"] for i in order])
-    drawn = order[: int(np.searchsorted(seconds, 3600 * hours)) + 1]
-    return [rows[i] for i in sorted(drawn)]
-
-
-def corpora_of(hparams):
-    """What to prepare: the corpus, and the other one if there is one."""
-    other, parts = hparams["other_folder"], hparams["other_splits"]
-    if bool(other) != any(parts.values()):
-        raise ValueError(
-            f"other_folder is {other or 'null'} and other_splits is {parts}: give the "
-            "folder and parts of it, or neither"
-        )
-    manifests = {
-        "train": hparams["train_manifest"],
-        "valid": hparams["valid_manifest"],
-    }
-    corpora = [(hparams["data_folder"], manifests, hparams["splits"])]
-    if other:
-        folder = Path(hparams["save_folder"]) / "other"
-        manifests = {split: folder / f"{split}.json" for split in manifests}
-        corpora.append((str(other), manifests, parts))
-    return corpora
-
-
-def dataio_prep(hparams, corpora, features, device):
+def dataio_prep(hparams, splits, features, device):
     """Builds the data sets, the table of their transcripts, and an example."""
-    hours = {"train": hparams["hours"], "valid": hparams["valid_hours"]}
-    splits = {"train": [], "valid": []}
-    for number, (root, manifests, _) in enumerate(corpora):
-        for split, path in manifests.items():
-            rows = read_speech(path, root, hparams["longest"])
-            if number == 0:  # the other one is used whole
-                rows = draw(rows, hours[split], hparams["subset_seed"])
-            splits[split] += rows
-    if not all(splits.values()):
-        raise ValueError("training or validation has no utterance: name parts")
     texts = {
         split: [row["transcription"] for row in rows]
         for split, rows in splits.items()
@@ -216,13 +176,11 @@ def main(arguments):
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
         open_folder(hparams, text)
-        corpora = corpora_of(hparams)
-        for corpus in corpora:
-            run_on_main(prepare_speech, corpus, {"aligned": False})
+        splits = prepare_pairs(**hparams["speech"])
         device, encoder = run_opts["device"], hparams["make_encoder"]()
         features = hparams["make_features"](encoder.first_frames(), device)
         datasets, tokens, example = dataio_prep(
-            hparams, corpora, features, device
+            hparams, splits, features, device
         )
         sb.utils.seed.seed_everything(hparams["seed"])
         model = make_model(hparams, encoder, tokens)
