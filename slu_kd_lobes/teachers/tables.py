@@ -256,10 +256,49 @@ class TextModel:
         splits = self.transcripts(manifests)
         made_from = self.made_from(manifests.schema, splits)
         path = self._place(made_from) / "table.safetensors"
-        run_on_main(
-            self._make, [manifests.schema, splits, made_from, path, run_opts]
-        )
+        facts = manifests.schema, splits, made_from, run_opts
+        run_on_main(self._make, [path, lambda: self._read(*facts)])
         return TeacherTable.load(path, made_from)
+
+    def vectors(self, transcripts, device="cpu"):
+        """Loads the table of the text encoder's own vectors, or makes it.
+
+        Arguments
+        ---------
+        transcripts : iterable of str
+            Of any corpus.
+        device : str
+            Where the text encoder runs.
+
+        Returns
+        -------
+        TeacherTable
+
+        Raises
+        ------
+        ValueError
+            If the text encoder cannot be had.
+        """
+        texts = sorted({normalise_transcript(text) for text in transcripts})
+        made_from = {
+            "settings": fingerprint([repr(self.pooling), self.max_length]),
+            "text_encoder": model_fingerprint(self.text_encoder),
+            "transcripts": fingerprint(texts),
+        }
+        path = self._place(made_from) / "table.safetensors"
+
+        def make():
+            outputs = read(self._encoder().to(device), texts)
+            return TeacherTable(texts, outputs, made_from)
+
+        run_on_main(self._make, [path, make])
+        return TeacherTable.load(path, made_from)
+
+    def _encoder(self):
+        """The text encoder as it is, without slots."""
+        return TextTeacher(
+            self.text_encoder, None, self.pooling, self.max_length
+        )
 
     def _place(self, made_from):
         """The folder of what is made from this."""
@@ -321,7 +360,7 @@ class TextModel:
         )
         return teacher
 
-    def _make(self, schema, splits, made_from, path, run_opts):
+    def _make(self, path, make):
         """Leaves a table at the path; one process does it for all."""
         if path.is_file():
             logger.info(f"What the {self.name} says stands in {path}")
@@ -329,7 +368,7 @@ class TextModel:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path.parent}.lock"):
             if not path.is_file():
-                table = self._read(schema, splits, made_from, run_opts)
+                table = make()
                 table.save(path)
                 logger.info(f"{len(table.transcripts)} transcripts: {path}")
 
@@ -342,9 +381,7 @@ class TextModel:
             )
             model = self.fine_tuned(schema, splits, run_opts)
         else:
-            model = TextTeacher(
-                self.text_encoder, None, self.pooling, self.max_length
-            )
+            model = self._encoder()
         transcripts = _all_transcripts(splits)
         table = TeacherTable(transcripts, read(model, transcripts), made_from)
         if self.fine_tuning:

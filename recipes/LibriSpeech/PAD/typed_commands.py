@@ -14,19 +14,18 @@ Authors
  * slu_kd_lobes authors
 """
 
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
 from prepare_commands import prepare_fsc
 from tqdm import tqdm
 
-from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.data.batching import UtteranceDataset
-from slu_kd_lobes.evaluation.report import Tested, write_results
-from slu_kd_lobes.inference.recognisers import logits_of_nearest
+from slu_kd_lobes.evaluation.typed_commands import (
+    milliseconds,
+    score_nearest_wordings,
+)
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     CONFIGURATION,
@@ -37,9 +36,6 @@ from slu_kd_lobes.training.run_folder import (
 )
 from slu_kd_lobes.utils.fingerprints import file_fingerprint
 from train import make_model
-
-#: Utterances of the main test set that are answered one at a time.
-TIMED = 50
 
 
 def load_alignment(hparams):
@@ -74,24 +70,11 @@ def answer(model, features, rows, tokens, device, batch_size):
     return distances
 
 
-@torch.no_grad()
-def cost(model, first_frames, tokens, rows, sample_rate):
-    """Parameters, and ms from a waveform to the nearest wording, one thread."""
-    threads, seconds = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    for row in rows:
-        wav = read_waveform(row["wav"], sample_rate)
-        start = time.perf_counter()
-        frames = model.frames(*first_frames(wav.unsqueeze(0)))
-        model.distances(frames, tokens).argmin().item()
-        seconds.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    used = [p for p in model.parameters() if p.requires_grad]  # no decoder
+def parameters(model, first_frames):
+    """How many an answer needs: Whisper's decoder is not asked."""
+    used = [p for p in model.parameters() if p.requires_grad]
     used += first_frames.parameters()
-    return {
-        "parameters": sum(p.numel() for p in used),
-        "milliseconds": round(1000 * statistics.median(seconds), 2),
-    }
+    return sum(p.numel() for p in used)
 
 
 def main(arguments):
@@ -118,31 +101,24 @@ def main(arguments):
 
     model.to(device).eval()
     tokens = table.units(table.rows_of(list(wordings)), device)
-    targets, schema = torch.tensor(list(wordings.values())), manifests.schema
-    results = {}
-    for name in ["valid", *manifests.tests]:
-        rows = manifests.read(name)
-        distances = answer(
-            model, features, rows, tokens, device, hparams["batch_size"]
-        )
-        similarities = distances.amax(1, keepdim=True) - distances
-        logits = logits_of_nearest(similarities, targets, schema.slices)
-        results[name] = Tested.of(rows, logits.numpy(), schema)
-    write_results(
-        hparams,
-        manifests,
-        {"last": results, "best": results},  # nothing is trained
-        tested_epoch="best",
-        wordings=len(wordings),
-        seconds={"train": 0.0},
-        cost=cost(
-            model.cpu(),
-            features.encoder.cpu(),
-            table.units(table.rows_of(list(wordings))),
-            manifests.read(manifests.main_test)[:TIMED],
-            hparams["sample_rate"],
-        ),
-    )
+
+    def distances_of(rows):
+        size = hparams["batch_size"]
+        return answer(model, features, rows, tokens, device, size)
+
+    def cost(rows):
+        first_frames, units = features.encoder.cpu(), tokens.on_cpu()
+
+        def nearest(wav):
+            frames = model.cpu().frames(*first_frames(wav))
+            return model.distances(frames, units).argmin().item()
+
+        return {
+            "parameters": parameters(model, first_frames),
+            "milliseconds": milliseconds(nearest, rows, hparams["sample_rate"]),
+        }
+
+    score_nearest_wordings(hparams, manifests, wordings, distances_of, cost)
 
 
 if __name__ == "__main__":

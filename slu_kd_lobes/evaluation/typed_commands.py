@@ -1,0 +1,77 @@
+"""Commands that were typed and never spoken: the nearest wording answers."""
+
+import statistics
+import time
+
+import torch
+
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.evaluation.report import Tested, write_results
+from slu_kd_lobes.inference.recognisers import logits_of_nearest
+
+#: Utterances of the main test set that are answered one at a time.
+TIMED = 50
+
+
+def score_nearest_wordings(hparams, manifests, wordings, distances_of, cost):
+    """Tests each split of a corpus, and writes results as training does.
+
+    Arguments
+    ---------
+    hparams : dict
+        See `slu_kd_lobes.evaluation.report.write_results`.
+    manifests : slu_kd_lobes.data.manifests.Manifests
+    wordings : dict
+        Targets of each typed wording, in the order of the distances.
+    distances_of : callable
+        Gives the distances of rows of a manifest to the wordings,
+        [utterances, wordings].
+    cost : callable
+        Gives what an answer costs, by name, for rows to be answered.
+    """
+    targets, schema = torch.tensor(list(wordings.values())), manifests.schema
+    results = {}
+    for name in ["valid", *manifests.tests]:
+        rows = manifests.read(name)
+        distances = distances_of(rows)
+        similarities = distances.amax(1, keepdim=True) - distances
+        logits = logits_of_nearest(similarities, targets, schema.slices)
+        results[name] = Tested.of(rows, logits.numpy(), schema)
+    write_results(
+        hparams,
+        manifests,
+        {"last": results, "best": results},  # nothing is trained
+        tested_epoch="best",
+        wordings=len(wordings),
+        seconds={"train": 0.0},
+        cost=cost(manifests.read(manifests.main_test)[:TIMED]),
+    )
+
+
+@torch.no_grad()
+def milliseconds(answer, rows, sample_rate):
+    """Median time from a waveform to its answer, on one thread.
+
+    Arguments
+    ---------
+    answer : callable
+        Takes a waveform, [1, samples].
+    rows : list of dict
+        With ``wav``, a path.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    float
+        In ms.
+    """
+    threads, seconds = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for row in rows:
+        wav = read_waveform(row["wav"], sample_rate).unsqueeze(0)
+        start = time.perf_counter()
+        answer(wav)
+        seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return round(1000 * statistics.median(seconds), 2)
