@@ -129,7 +129,8 @@ class StoredFeatures:
         Returns
         -------
         features : torch.Tensor
-            Float32, [batch, frames, channels], zero after the end of an item.
+            Float32, int64 for codes, [batch, frames, channels], zero after the
+            end of an item.
         lengths : torch.Tensor
             [batch].
         """
@@ -145,7 +146,9 @@ class StoredFeatures:
             # Found here, not on the device, which would have to be waited for.
             places.append(torch.nonzero(shard == number).squeeze(1))
             wanted = rows[places[-1]].flatten().to(device)
-            parts.append(self.frames[number].index_select(0, wanted).float())
+            part = self.frames[number].index_select(0, wanted)
+            codes = not part.is_floating_point()
+            parts.append(part.long() if codes else part.float())
         features = parts[0] if len(parts) == 1 else torch.cat(parts)
         features = features.view(*rows.shape, -1)
         if len(parts) > 1:
@@ -177,7 +180,8 @@ class FeatureStore:
         Called with waveforms and relative lengths, it returns features
         [batch, frames, channels] and their lengths; put in eval mode here.
     dtype : str
-        Type of the numbers on disk: ``float32`` or ``float16``.
+        Type of the numbers on disk: ``float32`` or ``float16``; ``int16`` for
+        audio tokens.
     sample_rate : int
         Rate that audio is resampled to, in Hz.
     device : str
@@ -210,11 +214,15 @@ class FeatureStore:
         batch_seconds=160.0,
         num_workers=0,
     ):
-        if dtype not in ("float32", "float16"):
+        is_codes = hasattr(encoder, "codes")
+        possible = ["int16"] if is_codes else ["float32", "float16"]
+        if dtype not in possible:
             raise ValueError(
-                f"features cannot be stored as {dtype}: choose float32 or "
-                "float16"
+                f"{'codes' if is_codes else 'features'} cannot be stored as "
+                f"{dtype}: choose {' or '.join(possible)}"
             )
+        if is_codes and encoder.codes > np.iinfo(np.int16).max:
+            raise ValueError(f"{encoder.codes} codes do not fit into int16")
         self.encoder = encoder.eval().to(device)
         self.made_from = {
             "format": FORMAT,

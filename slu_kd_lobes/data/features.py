@@ -27,7 +27,7 @@ class Stored:
         Where stores live.
     dtype : str
         Type of the numbers on disk: ``float32``, or ``float16`` for half the
-        size.
+        size; ``int16`` for audio tokens.
     sample_rate : int
         Rate that audio is resampled to, in Hz.
     num_workers : int

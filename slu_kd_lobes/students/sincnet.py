@@ -315,11 +315,13 @@ class SincNetEncoder(torch.nn.Module):
     source : str or None
         Folder or hub name with ``encoder.ckpt``; None starts from random
         weights.
+    level : str
+        ``word`` or ``phoneme``: which frames are the features.
 
     Raises
     ------
     ValueError
-        If the source has no weights that fit.
+        If the source has no weights that fit, or there is no such level.
 
     Example
     -------
@@ -336,8 +338,14 @@ class SincNetEncoder(torch.nn.Module):
     sample_rate = SAMPLE_RATE
     layers = 1
 
-    def __init__(self, hidden_size=128, dropout=0.5, source=None):
+    def __init__(self, hidden_size=128, dropout=0.5, source=None, level="word"):
         super().__init__()
+        if level not in ("word", "phoneme"):
+            raise ValueError(
+                f"the level '{level}' of the encoder cannot be had: choose "
+                "word or phoneme"
+            )
+        self.level = level
         width = 2 * hidden_size
         self.feature_size = width
         self.front_end = SincNetFrontEnd()
@@ -352,7 +360,7 @@ class SincNetEncoder(torch.nn.Module):
             load_pretrained({"encoder": self}, source)
 
     def forward(self, wavs, wav_lens=None):
-        """Returns the word-level features.
+        """Returns the features of the level that is wanted.
 
         Arguments
         ---------
@@ -364,12 +372,19 @@ class SincNetEncoder(torch.nn.Module):
         Returns
         -------
         features : torch.Tensor
-            [batch, frames of 160 ms, 256], zero after the end of each item.
+            [batch, frames of 160 ms, 256], zero after the end of each item;
+            of 40 ms for phonemes.
         lengths : torch.Tensor
             Frames of each item, [batch].
         """
         phonemes, lengths = self.encode_phonemes(wavs, wav_lens)
+        if self.level == "phoneme":
+            return phonemes, lengths
         return self.encode_words(phonemes, lengths)
+
+    def extra_repr(self):
+        """What shapes the features beside the weights."""
+        return "" if self.level == "word" else f"level={self.level}"
 
     def encode_phonemes(self, wavs, wav_lens=None):
         """Returns the phoneme-level features, one vector per 40 ms.

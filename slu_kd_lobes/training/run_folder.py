@@ -207,6 +207,25 @@ def _settings_of(path):
         ) from error
 
 
+def is_finished(hparams):
+    """Whether a run that was started before has nothing left to do.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``output_folder``; `start_or_resume` comes first, which refuses
+        what is there of another origin.
+
+    Returns
+    -------
+    bool
+    """
+    path = Path(hparams["output_folder"]) / METRICS
+    if path.is_file():
+        logger.info(f"{path} is there: nothing to do")
+    return path.is_file()
+
+
 def trained_epochs(checkpoint):
     """How many epochs were finished before a checkpoint.
 

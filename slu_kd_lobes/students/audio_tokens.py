@@ -1,0 +1,437 @@
+"""Audio as discrete tokens: encoders whose features are codes.
+
+Each has the interface of :mod:`slu_kd_lobes.students.encoders`, gives whole
+numbers, [batch, tokens, groups], and says how many values a code has (`codes`)
+and the time from one token to the next (`frame_ms`). A token depends on how
+its utterance is cut: utterances are read whole, and alone.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sklearn.cluster import MiniBatchKMeans
+from torch.nn.functional import conv1d, group_norm
+from tqdm import tqdm
+from transformers import AutoFeatureExtractor, Wav2Vec2ForPreTraining
+
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.students.encoders import PretrainedEncoder
+from slu_kd_lobes.utils.files import whole
+from slu_kd_lobes.utils.fingerprints import (
+    check_made_from,
+    fingerprint,
+    module_fingerprint,
+)
+from slu_kd_lobes.utils.hub import readable_source
+
+#: Frames that a K-means is fitted on, at most.
+MAX_FRAMES = 200_000
+
+
+def time_of_a_frame(encoder):
+    """Time from one frame of an encoder to the next, in ms.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        See :mod:`slu_kd_lobes.students.encoders`.
+
+    Returns
+    -------
+    float
+
+    Example
+    -------
+    >>> from slu_kd_lobes.students.sincnet import SincNetEncoder
+    >>> time_of_a_frame(SincNetEncoder())
+    160.0
+    """
+    rate = encoder.sample_rate
+    short, long = (
+        encoder(torch.zeros(1, seconds * rate))[1].item() for seconds in (4, 8)
+    )
+    return round(4000 / (long - short), 3)
+
+
+class KMeansTokens(torch.nn.Module):
+    """Nearest centroids of the features of any frozen encoder.
+
+    The channels of a frame are cut into groups, which have clusters of their
+    own. Source: the K-means of Hsu et al. 2021 (HuBERT), section II-A, with
+    the groups of Baevski et al. 2020 (vq-wav2vec), section 3.3.
+
+    Arguments
+    ---------
+    make_encoder : callable
+        Makes the encoder, of one layer.
+    groups : int
+        Parts of a frame.
+    clusters : int
+        Centroids of each.
+    source : str or Path or None
+        File of a fitted one; it says groups and clusters.
+
+    Raises
+    ------
+    ValueError
+        If the channels cannot be cut so, or the file cannot be used.
+
+    Example
+    -------
+    >>> from slu_kd_lobes.students.sincnet import SincNetEncoder
+    >>> tokens = KMeansTokens(SincNetEncoder, groups=2, clusters=3)
+    >>> _ = tokens.fit_frames(torch.rand(20, 256), seed=1)
+    >>> codes, lengths = tokens(torch.rand(1, 16000))
+    >>> codes.shape, codes.dtype, lengths
+    (torch.Size([1, 7, 2]), torch.int64, tensor([7]))
+    """
+
+    frozen = True
+    untrained = False
+    layers = 1
+
+    def __init__(self, make_encoder, groups=2, clusters=64, source=None):
+        super().__init__()
+        encoder = make_encoder()
+        width = encoder.feature_size * encoder.layers
+        self.made_from = {"encoder": module_fingerprint(encoder)}
+        shapes = {
+            "mean": (width,),
+            "deviation": (width,),
+            "centroids": (groups, clusters, width // groups),
+        }
+        tensors = {name: torch.zeros(size) for name, size in shapes.items()}
+        if source is not None:
+            tensors = self._read(source)
+        elif width % groups:
+            raise ValueError(
+                f"the {width} channels of a frame cannot be cut into "
+                f"kmeans_groups ({groups}) equal parts"
+            )
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+        self.feature_size, self.codes, _ = self.centroids.shape
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.sample_rate = encoder.sample_rate
+        self.frame_ms = time_of_a_frame(self.encoder)
+
+    @property
+    def fitted(self):
+        """Whether there are centroids yet."""
+        return bool((self.deviation > 0).all())
+
+    def train(self, mode=True):
+        """Stays in eval mode, whatever trains around it."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def fit(self, rows, seed):
+        """Finds the centroids of training utterances, drawn at random.
+
+        Arguments
+        ---------
+        rows : list of dict
+            With ``wav``, a path.
+        seed : int
+
+        Returns
+        -------
+        KMeansTokens
+            This one.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer frames than clusters.
+        """
+        frames, count = [], 0
+        order = np.random.default_rng(seed).permutation(len(rows))
+        device = self.mean.device
+        with tqdm(total=MAX_FRAMES, desc="Frames to cluster") as progress:
+            for i in order:
+                wav = read_waveform(rows[i]["wav"], self.sample_rate)
+                found, _ = self.encoder(wav.unsqueeze(0).to(device))
+                frames.append(found[0].cpu())
+                count += found.shape[1]
+                progress.update(found.shape[1])
+                if count >= MAX_FRAMES:
+                    break
+        return self.fit_frames(torch.cat(frames)[:MAX_FRAMES], seed)
+
+    def fit_frames(self, frames, seed):
+        """Finds the centroids of frames; see `fit`.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            [frames, channels].
+        seed : int
+
+        Returns
+        -------
+        KMeansTokens
+        """
+        if len(frames) < self.codes:
+            raise ValueError(
+                f"there are {len(frames)} frames for {self.codes} clusters: "
+                "lower kmeans_clusters, or give more speech"
+            )
+        self.mean.copy_(frames.mean(0))
+        # A channel that never moves tells nothing.
+        self.deviation.copy_(frames.std(0).clamp(min=1e-5))
+        normal = (frames - self.mean.cpu()) / self.deviation.cpu()
+        for group, part in enumerate(normal.chunk(self.feature_size, -1)):
+            found = MiniBatchKMeans(
+                self.codes, batch_size=4096, n_init=3, random_state=seed
+            ).fit(part.numpy())
+            centroids = torch.from_numpy(found.cluster_centers_)
+            self.centroids[group].copy_(centroids)
+        return self
+
+    @torch.no_grad()
+    def forward(self, wavs, wav_lens=None):
+        """Returns the codes.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [batch, samples].
+        wav_lens : torch.Tensor or None
+            Relative lengths, [batch].
+
+        Returns
+        -------
+        codes : torch.Tensor
+            [batch, tokens, groups].
+        lengths : torch.Tensor
+            Tokens of each item, [batch].
+        """
+        if not self.fitted:
+            raise ValueError("the K-means of the audio tokens is not fitted")
+        features, lengths = self.encoder(wavs, wav_lens)
+        normal = (features - self.mean) / self.deviation
+        codes = [
+            torch.cdist(part, centroids.expand(len(part), -1, -1)).argmin(-1)
+            for part, centroids in zip(
+                normal.chunk(self.feature_size, -1), self.centroids
+            )
+        ]
+        order = torch.arange(features.shape[1], device=features.device)
+        inside = order < lengths.to(features.device).unsqueeze(1)
+        return torch.stack(codes, -1) * inside.unsqueeze(-1), lengths
+
+    def _tensors(self):
+        names = "mean", "deviation", "centroids"
+        return {name: getattr(self, name).cpu().contiguous() for name in names}
+
+    def save(self, path):
+        """Writes the centroids, whole or not at all.
+
+        Arguments
+        ---------
+        path : str or Path
+            A ``.safetensors`` file.
+        """
+        tensors = self._tensors()
+        facts = {"made_from": json.dumps(self.made_from)}
+        facts["sha256"] = _checksum(tensors, facts["made_from"])
+        with whole(Path(path)) as part:
+            save_file(tensors, part, facts)
+
+    def _read(self, path):
+        """The tensors of a file, if they go with the encoder."""
+        remedy = "fit it again, or give the encoder that it was fitted on"
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"there is no K-means {path}: run the pre-training of the "
+                "encoder of audio tokens first"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            made_from = json.loads(facts["made_from"])
+            checksum = _checksum(tensors, facts["made_from"])
+            intact = checksum == facts["sha256"]
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            intact = False
+        if not intact:
+            raise ValueError(f"{path} is damaged: fit the K-means again")
+        check_made_from(path, made_from, self.made_from, remedy)
+        return tensors
+
+
+def _checksum(tensors, text):
+    content = b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))
+    return fingerprint(content + text.encode())
+
+
+class Codes(PretrainedEncoder):
+    """An encoder that gives codes of one utterance at a time."""
+
+    def __init__(self):
+        super().__init__(pool=1)
+
+    def forward(self, wavs, wav_lens=None):
+        """Returns the codes and their lengths; see `KMeansTokens`."""
+        codes, lengths = super().forward(wavs, wav_lens)
+        return codes.long(), lengths
+
+
+class Wav2Vec2Tokens(Codes):
+    """What the quantiser of a wav2vec 2.0 makes of its convolutions.
+
+    Source: Baevski et al. 2020, "wav2vec 2.0", section 2.
+
+    Arguments
+    ---------
+    source : str
+        Folder or hub name of a model that still has its quantiser, such as
+        facebook/wav2vec2-base.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be had, or has no quantiser.
+    """
+
+    def __init__(self, source):
+        super().__init__()
+        with readable_source("quantiser of speech", source):
+            self.extractor = AutoFeatureExtractor.from_pretrained(source)
+            model, found = Wav2Vec2ForPreTraining.from_pretrained(
+                source, output_loading_info=True
+            )
+        missing = [k for k in found["missing_keys"] if "quantizer" in k]
+        if missing:
+            raise ValueError(
+                f"the wav2vec 2.0 '{source}' was saved without its quantiser: "
+                "choose one from before fine-tuning"
+            )
+        model = model.float().eval()
+        self.convolutions = model.wav2vec2.feature_extractor
+        self.norm = model.wav2vec2.feature_projection.layer_norm
+        self.scores = model.quantizer.weight_proj
+        self.feature_size = model.config.num_codevector_groups
+        self.codes = model.config.num_codevectors_per_group
+        self.frame_ms = 1000 / self.sample_rate
+        for stride in model.config.conv_stride:
+            self.frame_ms *= stride
+        self.eval()
+
+    def encode(self, wav):
+        """Returns the codes of one utterance, [tokens, groups]."""
+        inputs = self.extractor(
+            wav.cpu().numpy(),
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+        )["input_values"].to(wav.device)
+        x = self.norm(self.convolutions(inputs)[0].T)
+        scores = self.scores(x).unflatten(-1, (self.feature_size, self.codes))
+        return scores.argmax(-1).float()
+
+    def extra_repr(self):
+        """What shapes the codes beside the weights."""
+        return f"extractor={fingerprint(self.extractor.to_dict())}"
+
+
+#: Strides of vq-wav2vec's convolutions: a token every 10 ms.
+STRIDES = (5, 4, 2, 2, 2, 1, 1, 1)
+
+
+class VQWav2Vec(Codes):
+    """fairseq's vq-wav2vec with K-means, from its checkpoint, without fairseq.
+
+    Convolutions, each normalised over channels and time, a logarithm, and the
+    nearest of the vectors that all groups share.
+
+    Source: Baevski et al. 2020, "vq-wav2vec: Self-Supervised Learning of
+    Discrete Speech Representations", sections 3.2 and 3.3.
+
+    Arguments
+    ---------
+    checkpoint : str or Path
+        Such as ``vq-wav2vec_kmeans.pt``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is another model's.
+    """
+
+    frame_ms = 10.0
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        weights = _fairseq_weights(checkpoint)
+        try:
+            for number in range(len(STRIDES)):
+                layer = f"feature_extractor.conv_layers.{number}"
+                for name, key in (("weight", "0.weight"), *_NORM):
+                    self._keep(f"{name}{number}", weights[f"{layer}.{key}"])
+            layer = "vector_quantizer"
+            self._keep("projection", weights[f"{layer}.projection.0.weight"])
+            self._keep("scale", weights[f"{layer}.projection.1.weight"])
+            self._keep("shift", weights[f"{layer}.projection.1.bias"])
+            self._keep("vectors", weights[f"{layer}.embedding"])
+        except KeyError as error:
+            raise ValueError(
+                f"{checkpoint} is no vq-wav2vec with K-means: it has no "
+                f"{error.args[0]}"
+            ) from None
+        self.codes, _, size = self.vectors.shape
+        self.feature_size = len(self.projection) // size
+        self.eval()
+
+    def _keep(self, name, tensor):
+        self.register_buffer(name, tensor.float())
+
+    def encode(self, wav):
+        """Returns the codes of one utterance, [tokens, groups]."""
+        x = wav.view(1, 1, -1)
+        for number, stride in enumerate(STRIDES):
+            weight, scale, shift = (
+                getattr(self, f"{name}{number}")
+                for name in ("weight", "scale", "shift")
+            )
+            x = conv1d(x, weight, stride=stride)
+            x = group_norm(x, 1, scale, shift).relu()
+        x = (x.abs() + 1).log()
+        groups = self.feature_size
+        x = conv1d(x, self.projection, groups=groups)
+        x = group_norm(x, groups, self.scale, self.shift)
+        x = x[0].T.unflatten(-1, (groups, -1))  # [tokens, groups, values]
+        vectors = self.vectors.expand(-1, groups, -1)
+        distances = torch.cdist(
+            x.transpose(0, 1),
+            vectors.transpose(0, 1),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        return distances.argmin(-1).T.float()
+
+
+_NORM = (("scale", "2.weight"), ("shift", "2.bias"))
+
+
+def _fairseq_weights(checkpoint):
+    """The weights of a checkpoint of fairseq; nothing of it is run."""
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {checkpoint}: give fairseq's "
+            "vq-wav2vec_kmeans.pt, or choose kmeans for tokeniser"
+        )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(checkpoint, "cpu", weights_only=True)
+        return content["model"]
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of fairseq ({type(error).__name__})"
+        ) from error
