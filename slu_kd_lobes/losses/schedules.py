@@ -115,6 +115,59 @@ class TriangularWeight:
         return self.peak * max(0.0, 1 - distance)
 
 
+class AddedWeight:
+    """Distillation is added to the labels' loss, which keeps its weight.
+
+    ``L = L_ce + w L_kd`` in place of eq. 1.
+
+    Source: Kim et al. 2020, "Two-stage Textual Knowledge Distillation for
+    End-to-End Spoken Language Understanding", section 2, with w = 1.
+
+    Arguments
+    ---------
+    weight : float
+        Of the distillation.
+
+    Raises
+    ------
+    ValueError
+        If it is below 0.
+
+    Example
+    -------
+    >>> schedule = AddedWeight(1.0)
+    >>> schedule(epoch=7, error_rate=0.5), label_weight(schedule, 1.0)
+    (1.0, 1.0)
+    """
+
+    def __init__(self, weight=1.0):
+        if weight < 0:
+            raise ValueError(f"KD weight {weight} is below 0")
+        self.weight = weight
+
+    def __call__(self, epoch, error_rate):
+        """Returns the KD weight; see :class:`ConstantWeight`."""
+        return self.weight
+
+
+def label_weight(schedule, beta):
+    """Weight of the labels' loss beside that of the distillation.
+
+    Arguments
+    ---------
+    schedule : callable
+        One of this module.
+    beta : float or torch.Tensor
+        What it gave.
+
+    Returns
+    -------
+    float or torch.Tensor
+        1 - beta, eq. 1, or 1 where distillation is added.
+    """
+    return 1.0 if isinstance(schedule, AddedWeight) else 1 - beta
+
+
 class FixedTeachers:
     """Every teacher has a weight of its own that stays.
 

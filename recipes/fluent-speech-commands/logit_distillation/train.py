@@ -29,11 +29,13 @@ from contextlib import contextmanager
 import speechbrain as sb
 import torch
 from prepare import prepare_fsc
+from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.metrics import intent_errors, slot_metrics
 from slu_kd_lobes.evaluation.report import Tested, write_results
+from slu_kd_lobes.losses.schedules import label_weight
 from slu_kd_lobes.teachers.controls import describe, teaching
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
@@ -81,7 +83,8 @@ class SLUBrain(StudentBrain):
                 logits, batch.teacher_logits, error_rate, self.slices
             )
             beta = self.hparams.beta(self.epoch, error_rate)  # eq. 5
-            loss = (1 - beta) * ce + beta * kd  # eq. 1
+            alpha = label_weight(self.hparams.beta, beta)  # 1 - beta
+            loss = alpha * ce + beta * kd  # eq. 1
             gamma = weights.get("professor", 0.0)
             terms.update(kd=kd, beta=beta, gamma=gamma)
         if self.hparams.matching_weight > 0:
@@ -94,8 +97,11 @@ class SLUBrain(StudentBrain):
         return loss
 
     def start_epoch(self, epoch):
-        """Sets which layers of the encoder train."""
+        """Sets which layers of the encoder train, and the learning rate."""
         self.features.start_epoch(epoch)
+        if self.hparams.lr_decay != 1:
+            lr = self.hparams.lr * self.hparams.lr_decay ** (epoch - 1)
+            update_learning_rate(self.optimizer, lr)
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the list of outputs."""
@@ -152,13 +158,14 @@ def chosen_text_models(hparams):
 
 
 def prepare(hparams, device):
-    """Corpus -> manifests, text models, and the features' maker."""
+    """Corpus -> manifests, text models, and what gives and takes features."""
     text_models = chosen_text_models(hparams)
     manifests = run_on_main(prepare_fsc, kwargs=hparams["corpus"])
     encoder = hparams["make_encoder"]()
     features = hparams["make_features"](encoder, device)
-    make_modules(hparams, manifests.schema, features, {})  # or raises
-    return manifests, text_models, features
+    modules = make_modules(hparams, manifests.schema, features, {})  # or raises
+    pretrained = getattr(modules["student"], "made_from", {})
+    return manifests, text_models, features, pretrained
 
 
 def made_from(manifests, features, text_models):
@@ -208,10 +215,10 @@ def main(arguments):
         hparams, text = load_hparams(hparams_file, overrides)
         open_folder(hparams, text)
         with timed("prepare"):
-            manifests, text_models, features = prepare(
+            manifests, text_models, features, pretrained = prepare(
                 hparams, run_opts["device"]
             )
-            sources = made_from(manifests, features, text_models)
+            sources = made_from(manifests, features, text_models) | pretrained
             slots = {"slots": manifests.schema}
             start_or_resume(hparams, text, sources, **slots)
         with timed("teacher"):
@@ -281,10 +288,11 @@ def main(arguments):
 
 def count_parameters(modules, features):
     """Numbers of parameters that train, and that stay as they are."""
-    frozen = 0 if features.trains else features.encoder
+    trained = sum(p.numel() for p in modules.parameters() if p.requires_grad)
+    both = {*modules.parameters(), *features.encoder.parameters()}
     return {
-        "trained": sum(p.numel() for p in modules.parameters()),
-        "frozen": frozen and sum(p.numel() for p in frozen.parameters()),
+        "trained": trained,
+        "frozen": sum(p.numel() for p in both) - trained,
     }
 
 

@@ -1,0 +1,205 @@
+"""Convolutions and BiLSTMs over the states of a speech encoder.
+
+Source: Amodei et al. 2016, "Deep Speech 2: End-to-End Speech Recognition in
+English and Mandarin", in the sizes of Kim et al. 2020, "Two-stage Textual
+Knowledge Distillation for End-to-End Spoken Language Understanding", and its
+published code.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from speechbrain.dataio.dataio import length_to_mask
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from slu_kd_lobes.utils.files import whole
+from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
+
+#: Frames that make one of the output.
+STRIDE = 2
+
+
+class AcousticModel(torch.nn.Module):
+    """Two convolutions over channels and time, then BiLSTMs.
+
+    Both directions of a BiLSTM are summed. Padding changes nothing: what is
+    after an item's end is set to zero after each step of the convolutions, and
+    the normalisation between BiLSTMs sees the frames of items alone. (In the
+    published code it sees the zeros of the padding, too, in training.)
+
+    Arguments
+    ---------
+    input_size : int
+        Channels of the encoder's states.
+    hidden_size : int
+        Units of each direction of a BiLSTM.
+    num_layers : int
+        BiLSTMs.
+    channels : int
+        Maps of each convolution.
+
+    Example
+    -------
+    >>> model = AcousticModel(16, hidden_size=8, num_layers=2, channels=4)
+    >>> frames, lengths = model(torch.rand(2, 23, 16), torch.tensor([23, 12]))
+    >>> frames.shape, lengths
+    (torch.Size([2, 12, 8]), tensor([12,  6]))
+    """
+
+    def __init__(
+        self, input_size=768, hidden_size=768, num_layers=5, channels=32
+    ):
+        super().__init__()
+        self.sizes = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "channels": channels,
+        }
+        first = dict(kernel_size=(41, 11), stride=(2, 2), padding=(20, 5))
+        second = dict(kernel_size=(21, 11), stride=(2, 1), padding=(10, 5))
+        self.convolutions = torch.nn.ModuleList(
+            [
+                torch.nn.Conv2d(1, channels, **first),
+                torch.nn.BatchNorm2d(channels),
+                torch.nn.Hardtanh(0, 20),
+                torch.nn.Conv2d(channels, channels, **second),
+                torch.nn.BatchNorm2d(channels),
+                torch.nn.Hardtanh(0, 20),
+            ]
+        )
+        width = (input_size + 3) // 4  # each convolution halves the channels
+        sizes = [channels * width] + (num_layers - 1) * [hidden_size]
+        self.rnns = torch.nn.ModuleList(
+            torch.nn.LSTM(
+                size, hidden_size, batch_first=True, bidirectional=True
+            )
+            for size in sizes
+        )
+        self.norms = torch.nn.ModuleList(
+            torch.nn.BatchNorm1d(hidden_size) for _ in sizes[1:]
+        )
+        self.output_size = hidden_size
+
+    def forward(self, states, lengths):
+        """Returns the frames after the last BiLSTM.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            [batch, frames, input_size].
+        lengths : torch.Tensor
+            Frames of each item, [batch].
+
+        Returns
+        -------
+        frames : torch.Tensor
+            [batch, ceil(frames / 2), hidden_size], zero after an item's end.
+        lengths : torch.Tensor
+            Frames of each item, [batch].
+        """
+        lengths = lengths.to(states.device)
+        inside = length_to_mask(lengths, states.shape[1], dtype=torch.bool)
+        # What an encoder has at padding would reach the frames before it.
+        x = states.masked_fill(~inside.unsqueeze(-1), 0)
+        x = x.transpose(1, 2).unsqueeze(1)  # [batch, 1, channels, frames]
+        lengths = torch.div(lengths + STRIDE - 1, STRIDE, rounding_mode="floor")
+        size = -(-states.shape[1] // STRIDE)
+        inside = length_to_mask(lengths, size, dtype=torch.bool)
+        padding = ~inside[:, None, None]
+        for module in self.convolutions:
+            x = module(x).masked_fill(padding, 0)
+        x = x.flatten(1, 2).transpose(1, 2)  # maps x channels, side by side
+        on_host = lengths.cpu()
+        for number, rnn in enumerate(self.rnns):
+            if number > 0:
+                x = self._normalised(self.norms[number - 1], x, inside)
+            packed = pack_padded_sequence(x, on_host, True, False)
+            x, _ = pad_packed_sequence(rnn(packed)[0], True, total_length=size)
+            x = x.unflatten(-1, (2, -1)).sum(-2)
+        return x, lengths
+
+    @staticmethod
+    def _normalised(norm, x, inside):
+        """Normalises the frames of items, without those of the padding."""
+        y = torch.zeros_like(x)
+        y[inside] = norm(x[inside]).to(x.dtype)
+        return y
+
+    def save(self, path, made_from):
+        """Writes weights and sizes, whole or not at all.
+
+        Arguments
+        ---------
+        path : str or Path
+            A ``.safetensors`` file.
+        made_from : dict
+            Fingerprints of what it was trained on.
+        """
+        weights = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+        }
+        facts = {"sizes": self.sizes, "made_from": made_from}
+        facts = {key: json.dumps(value) for key, value in facts.items()}
+        facts["sha256"] = _checksum(weights, facts)
+        with whole(Path(path)) as part:
+            save_file(weights, part, facts)
+
+    def load(self, path):
+        """Takes the weights that `save` wrote.
+
+        Arguments
+        ---------
+        path : str or Path
+
+        Returns
+        -------
+        str
+            Fingerprint of the file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there.
+        ValueError
+            If it is damaged, or of a model of other sizes.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"there is no acoustic model {path}: run its pre-training, or "
+                "leave acoustic_model out"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                weights = {k: file.get_tensor(k) for k in file.keys()}
+            intact = facts.pop("sha256") == _checksum(weights, facts)
+            sizes = json.loads(facts["sizes"])
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            intact = False
+        if not intact:
+            raise ValueError(
+                f"{path} is damaged: delete it, and its training ends anew"
+            )
+        if sizes != self.sizes:
+            different = [k for k in sizes if sizes[k] != self.sizes.get(k)]
+            raise ValueError(
+                f"{path} has {', '.join(f'{k} {sizes[k]}' for k in different)}"
+                f", and the student "
+                f"{', '.join(str(self.sizes[k]) for k in different)}: give both "
+                "the same"
+            )
+        self.load_state_dict(weights)
+        return file_fingerprint(path)
+
+
+def _checksum(weights, facts):
+    """Hash of all that a file says."""
+    content = json.dumps(facts, sort_keys=True).encode()
+    for name in sorted(weights):
+        content += name.encode() + weights[name].numpy().tobytes()
+    return fingerprint(content)
