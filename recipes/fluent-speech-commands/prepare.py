@@ -84,6 +84,7 @@ def prepare_fsc(
     sample_rate=16000,
     skip_prep=False,
     shared_speakers=False,
+    joint_intents=False,
 ):
     """Writes SpeechBrain manifests and the slot schema of a corpus.
 
@@ -128,6 +129,9 @@ def prepare_fsc(
         Whether a speaker may be in training and in a test set of new voices,
         or of the corpus' own split (as in random splits). Then only a warning
         is given.
+    joint_intents : bool
+        Whether all slots are one, `intent`, which has a value for each of
+        their combinations.
 
     Returns
     -------
@@ -160,6 +164,11 @@ def prepare_fsc(
     train,0.5,$data_root/train.wav,train voice,Lights on,activate
     """
     slots, slot_values = _checked_slots(slots, slot_values)
+    if joint_intents and slot_values:
+        raise ValueError(
+            "slot_values are of slots, and joint_intents joins them: leave one "
+            "of the two out"
+        )
     _check_draw(train_fraction, subset_seed)
     data_folder = Path(data_folder)
     csv_folder = Path(csv_folder) if csv_folder else data_folder / "data"
@@ -169,10 +178,14 @@ def prepare_fsc(
         [slot_values, float(train_fraction), subset_seed],
         [sample_rate, shared_speakers],
     ]
+    if joint_intents:
+        arguments.append("joint intents")
     folder = Path(save_folder) / fingerprint(arguments)[:12]
     if skip_prep:
         return Manifests(folder, data_folder)
     splits, tests = _read_corpus(data_folder, csv_folder, tests, slots)
+    if joint_intents:
+        slots, splits = ["intent"], _with_joint_intents(splits)
     prepared = ["train", "valid", *tests]
     sources = _stat_audio(data_folder, splits, prepared)
     # Everything that shapes the manifests, or that a check has looked at.
@@ -465,6 +478,18 @@ def _by_id(utterances):
 
 
 # Checks of content
+
+
+def _with_joint_intents(splits):
+    """Utterances whose one slot has the values of all in their order."""
+    meanings = {}  # one for all utterances that mean the same
+
+    def joined(utterance):
+        text = " | ".join(utterance.slots.values())
+        meaning = meanings.setdefault(text, {"intent": text})
+        return utterance._replace(slots=meaning)
+
+    return {split: list(map(joined, rows)) for split, rows in splits.items()}
 
 
 def _slot_schema(splits, slots, slot_values):

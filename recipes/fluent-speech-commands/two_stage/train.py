@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Trains a student by two-stage textual knowledge distillation.
+
+Stage after stage, each in a folder of its own, and none a second time:
+
+- `pt` or `pt_kd`: a BERT on audio tokens learns to name masked ones; with `_kd`
+  it also learns a text encoder's vector of each utterance.
+- `am_pt`: the acoustic model on top of it learns to write.
+- `teacher`: a text encoder learns the slots from transcripts.
+- `ft` or `ft_kd`: all of it learns the commands; with `_kd` the teacher's logits
+  as well.
+
+To run this recipe:
+> python train.py hparams/two_stage.yaml --stages=pt_kd,am_pt,teacher,ft_kd \
+>     --data_folder=/path/to/fluent_speech_commands_dataset \
+>     --speech_folder=/path/to/LibriSpeech
+
+Source: Kim et al. 2020, "Two-stage Textual Knowledge Distillation for
+End-to-End Spoken Language Understanding".
+
+Authors
+ * slu_kd_lobes authors
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import finetune
+from filelock import FileLock
+from prepare import prepare_fsc
+
+from slu_kd_lobes.experiments.runs import typed
+from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
+from slu_kd_lobes.training.run_folder import (
+    SHAPES_NO_NUMBER,
+    one_sentence_errors,
+    parse_arguments,
+    split_arguments,
+)
+from slu_kd_lobes.utils.fingerprints import fingerprint
+
+PRETRAINING = Path(__file__).resolve().parents[2] / (
+    "LibriSpeech/two_stage_pretraining"
+)
+#: Stages in their order; one of each line.
+ORDER = (("pt", "pt_kd"), ("am_pt",), ("teacher",), ("ft", "ft_kd"))
+
+
+def stages_of(text):
+    """The stages that are wanted, in their order."""
+    names = text.replace(",", " ").split()
+    known = [name for line in ORDER for name in line]
+    places = [known.index(name) for name in names if name in known]
+    lines = [[name for name in names if name in line] for line in ORDER]
+    if (
+        len(places) < len(names)
+        or places != sorted(places)
+        or any(len(line) > 1 for line in lines)
+        or not lines[0]
+    ):
+        raise ValueError(
+            f"stages is '{text}': choose, in this order, pt or pt_kd, then of "
+            "am_pt, teacher, and ft or ft_kd"
+        )
+    return names
+
+
+def pretrain(script, config, overrides, options, folder):
+    """Runs a script of pre-training in a folder named after its settings.
+
+    A finished one says so and ends; one that was cut short goes on.
+    """
+    yaml = str(PRETRAINING / "hparams" / config)
+    texts = {key: typed(absolute(key, x)) for key, x in overrides.items()}
+    named = {
+        key: value
+        for key, value in settings(complete_yaml(yaml, texts)).items()
+        if key not in SHAPES_NO_NUMBER or key in overrides
+    }
+    name = f"{Path(config).stem}-{fingerprint(named)[:12]}"
+    place = Path(folder).resolve() / name
+    texts["output_folder"] = str(place)
+    command = [sys.executable, script, yaml, *options]
+    command += [f"--{key}={value}" for key, value in texts.items()]
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        print(f"stage: {name}", flush=True)
+        code = subprocess.run(command, cwd=PRETRAINING).returncode
+    if code:  # it has said why
+        raise SystemExit(code)
+    return place
+
+
+def absolute(key, value):
+    """A path for a script that runs elsewhere; other values as they are."""
+    is_text = isinstance(value, str)
+    if is_text and (key.endswith("_folder") or os.path.exists(value)):
+        return os.path.abspath(value)
+    return value
+
+
+def main(arguments):
+    """Runs the stages."""
+    with one_sentence_errors():
+        hparams_file, run_opts, overrides = parse_arguments(arguments)
+        hparams, _ = load_hparams(hparams_file, overrides)
+        stages = stages_of(hparams["stages"])
+    options = split_arguments(arguments, run_opts.as_dict())[0][1:]
+    shared, folder = hparams["pretraining"], hparams["pretraining_folder"]
+    given = {}
+    for stage in stages:
+        with one_sentence_errors():
+            if stage in ("pt", "pt_kd"):
+                text = {
+                    key: hparams[key]
+                    for key in ("text_encoder", "teacher_folder")
+                }
+                own = {**text, **shared, **hparams["token_pretraining"]}
+                config = f"{stage}.yaml"
+                place = pretrain("train.py", config, own, options, folder)
+                given["token_encoder"] = str(place / "encoder")
+            elif stage == "am_pt":
+                own = {**shared, **hparams["acoustic_pretraining"], **given}
+                facts = "am_pt.yaml", own, options, folder
+                place = pretrain("train_ctc.py", *facts)
+                given["acoustic_model"] = str(place / "acoustic.safetensors")
+            elif stage == "teacher":
+                manifests = prepare_fsc(**hparams["corpus"])
+                hparams["text_models"]["teacher"].table(manifests, run_opts)
+            else:
+                given["teachers"] = "[teacher]" if stage == "ft_kd" else "[]"
+                typed_too = [f"--{key}={value}" for key, value in given.items()]
+                finetune.main(arguments + typed_too)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
