@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from speechbrain.dataio.dataio import length_to_mask
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
@@ -73,11 +72,12 @@ class AcousticModel(torch.nn.Module):
         )
         width = (input_size + 3) // 4  # each convolution halves the channels
         sizes = [channels * width] + (num_layers - 1) * [hidden_size]
-        self.rnns = torch.nn.ModuleList(
-            torch.nn.LSTM(
-                size, hidden_size, batch_first=True, bidirectional=True
+        self.onward, self.backward = (
+            torch.nn.ModuleList(
+                torch.nn.LSTM(size, hidden_size, batch_first=True)
+                for size in sizes
             )
-            for size in sizes
+            for _ in range(2)
         )
         self.norms = torch.nn.ModuleList(
             torch.nn.BatchNorm1d(hidden_size) for _ in sizes[1:]
@@ -113,13 +113,19 @@ class AcousticModel(torch.nn.Module):
         for module in self.convolutions:
             x = module(x).masked_fill(padding, 0)
         x = x.flatten(1, 2).transpose(1, 2)  # maps x channels, side by side
-        on_host = lengths.cpu()
-        for number, rnn in enumerate(self.rnns):
+        # Backwards each item starts at its own end. No sequence is packed: the
+        # host need not wait for the lengths, and a CPU is twice as fast.
+        order = torch.arange(size, device=x.device)
+        places = torch.where(inside, lengths.unsqueeze(1) - 1 - order, order)
+        places = places.unsqueeze(-1)
+        for number, (onward, backward) in enumerate(
+            zip(self.onward, self.backward)
+        ):
             if number > 0:
                 x = self._normalised(self.norms[number - 1], x, inside)
-            packed = pack_padded_sequence(x, on_host, True, False)
-            x, _ = pad_packed_sequence(rnn(packed)[0], True, total_length=size)
-            x = x.unflatten(-1, (2, -1)).sum(-2)
+            reverse, _ = backward(x.gather(1, places.expand_as(x)))
+            reverse = reverse.gather(1, places.expand_as(reverse))
+            x = (onward(x)[0] + reverse).masked_fill(~inside.unsqueeze(-1), 0)
         return x, lengths
 
     @staticmethod
