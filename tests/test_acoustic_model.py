@@ -91,9 +91,7 @@ def test_directions_are_those_of_a_bidirectional_lstm():
         getattr(lstm, f"{name}_reverse").data.copy_(value)
     for i, size in enumerate(sizes.tolist()):
         both, _ = lstm(seen[0][i, :size])
-        torch.testing.assert_close(
-            frames[i, :size], both[:, :6] + both[:, 6:]
-        )
+        torch.testing.assert_close(frames[i, :size], both[:, :6] + both[:, 6:])
 
 
 def test_every_weight_gets_a_gradient():

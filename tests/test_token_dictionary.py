@@ -17,8 +17,9 @@ from slu_kd_lobes.data.token_dictionary import (
 
 def test_frequent_words_come_first_and_unknown_ones_are_told():
     """Three groups; (1, 2, 0) three times, (0, 0, 3) once, others never."""
-    heard = torch.tensor([[1, 2, 0], [0, 0, 3], [1, 2, 0]]), torch.tensor(
-        [[1, 2, 0]]
+    heard = (
+        torch.tensor([[1, 2, 0], [0, 0, 3], [1, 2, 0]]),
+        torch.tensor([[1, 2, 0]]),
     )
     dictionary = TokenDictionary.of(heard, codes=4)
     assert dictionary.words == [(1, 2, 0), (0, 0, 3)]

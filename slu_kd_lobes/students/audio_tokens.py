@@ -163,6 +163,7 @@ class KMeansTokens(torch.nn.Module):
                     break
         return self.fit_frames(torch.cat(frames)[:MAX_FRAMES], seed)
 
+    @torch.no_grad()
     def fit_frames(self, frames, seed):
         """Finds the centroids of frames; see `fit`.
 
