@@ -288,12 +288,12 @@ def main(arguments):
 
 def count_parameters(modules, features):
     """Numbers of parameters that train, and that stay as they are."""
-    trained = sum(p.numel() for p in modules.parameters() if p.requires_grad)
-    both = {*modules.parameters(), *features.encoder.parameters()}
-    return {
-        "trained": trained,
-        "frozen": sum(p.numel() for p in both) - trained,
-    }
+    all_count = features.trains  # whatever the last epoch left frozen
+    own = [p for p in modules.parameters() if all_count or p.requires_grad]
+    every = {*modules.parameters(), *features.encoder.parameters()}
+    trained = sum(p.numel() for p in own)
+    frozen = sum(p.numel() for p in every) - trained
+    return {"trained": trained, "frozen": frozen}
 
 
 if __name__ == "__main__":
