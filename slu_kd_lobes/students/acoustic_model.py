@@ -24,10 +24,11 @@ STRIDE = 2
 class AcousticModel(torch.nn.Module):
     """Two convolutions over channels and time, then BiLSTMs.
 
-    Both directions of a BiLSTM are summed. Padding changes nothing: what is
-    after an item's end is set to zero after each step of the convolutions, and
-    the normalisation between BiLSTMs sees the frames of items alone. (In the
-    published code it sees the zeros of the padding, too, in training.)
+    Both directions of a BiLSTM are summed. In eval mode padding changes
+    nothing: what is after an item's end is set to zero before the convolutions
+    and after each of their steps. In training their normalisation counts these
+    zeros, as in the published code; that between BiLSTMs sees the frames of
+    items alone. (In the published code it counts the padding, too.)
 
     Arguments
     ---------
