@@ -45,11 +45,11 @@ endef
 export ACCEPTED_TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pad tables report package test lint clean
+.PHONY: help setup demo pad two-stage tables report package test lint clean
 
 help: ## list the targets and the variables
 	@echo "Targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | \
 		awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo "Variables of the set-up:"
 	@echo "  PYTHON=$(PYTHON)  the Python that .venv is made with, 3.10 to 3.13"
@@ -100,6 +100,10 @@ pad: setup ## align Whisper with MiniLM on the small corpus, and test it
 		hparams/bundled.yaml
 	cd recipes/LibriSpeech/PAD && ../../../$(BIN)/python typed_commands.py \
 		hparams/typed_commands.yaml --alignment=results/pad_bundled/1234
+
+two-stage: setup ## all stages of two-stage distillation on the small corpus
+	cd recipes/fluent-speech-commands/two_stage && ../../../$(BIN)/python \
+		train.py hparams/bundled.yaml
 
 tables: setup ## run all experiments of a corpus: make tables DATA=...
 	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)"

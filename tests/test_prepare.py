@@ -233,6 +233,40 @@ def test_given_values_keep_their_order(corpus):
     assert schema.values["location"] == ["kitchen", "none"]
 
 
+def test_joint_intents_are_the_combinations_that_occur(corpus):
+    """One class each, in the order of the slots; those of tests alone, too."""
+    corpus.add("utt_test", ["emma"], [("Shoes", "bring", "shoes", "none")])
+    corpus.write()
+    manifests = corpus.prepare(joint_intents=True, test_splits=["test"])
+    assert manifests.schema.values == {
+        "intent": [
+            "activate | lights | none",
+            "bring | none | kitchen",
+            "bring | shoes | none",
+            "deactivate | lights | kitchen",
+            "decrease | volume | none",
+        ]
+    }
+    rows = {row["transcription"]: row for row in manifests.read("train")}
+    row = rows["Switch off the “kitchen” lights"]
+    assert manifests.schema.encode(row) == [3]
+    assert "action" not in row
+    few = corpus.prepare(joint_intents=True, slots=["location", "action"])
+    assert few.schema.values["intent"][0] == "kitchen | bring"
+
+
+def test_joint_intents_of_a_test_set_alone_are_named(corpus, log):
+    """Each value is known, and their combination was never heard."""
+    unheard = [("Lights up", "activate", "lights", "kitchen")]
+    corpus.add("test", ["emma"], unheard)
+    corpus.write()
+    corpus.prepare(joint_intents=True)
+    assert "activate | lights | kitchen" in log.text
+    log.clear()
+    corpus.prepare()
+    assert "no training" not in log.text
+
+
 def test_columns_are_read_by_name(corpus):
     corpus.prepare()
     before = corpus.written()
@@ -793,6 +827,7 @@ def test_changed_input_is_prepared_again(corpus, headers_read, change):
         {"sample_rate": 8000},
         {"shared_speakers": True},
         {"test_splits": ["test"]},
+        {"joint_intents": True},
     ],
 )
 def test_changed_arguments_are_prepared_again(corpus, headers_read, options):
@@ -1253,6 +1288,16 @@ REFUSALS = {
         lambda corpus: None,
         {"slot_values": {"location": ["none", True]}},
         *(WRONG, ["'location'", "True", "quote"]),
+    ),
+    "a bar in a value of joint intents": (
+        lambda corpus: corpus.set("valid", 3, "object", "lamp | bulb"),
+        {"joint_intents": True},
+        *(WRONG, [VALID_CSV, "row 3", "'|'", "lamp | bulb"]),
+    ),
+    "values of joint intents": (
+        lambda corpus: None,
+        {"joint_intents": True, "slot_values": {"action": ["bring"]}},
+        *(WRONG, ["slot_values", "joint_intents", "leave one"]),
     ),
     "draw of nothing": (
         lambda corpus: None,

@@ -486,6 +486,12 @@ def _with_joint_intents(splits):
 
     def joined(utterance):
         text = " | ".join(utterance.slots.values())
+        if "|" in "".join(utterance.slots.values()):
+            raise ValueError(
+                f"{_place(utterance)}: a slot has a value with '|', which "
+                f"stands between values of joint_intents ({text}): write "
+                "another sign"
+            )
         meaning = meanings.setdefault(text, {"intent": text})
         return utterance._replace(slots=meaning)
 

@@ -156,3 +156,31 @@ def random_batches(dataset, lengths, batch_size, seed):
 
 def _as_it_is(batch):
     return batch
+
+
+def batches_within(durations, seconds):
+    """Consecutive items whose padded length stays within a budget.
+
+    Arguments
+    ---------
+    durations : list of float
+        In seconds, the shortest first.
+    seconds : float
+        Of a batch, its padding counted.
+
+    Returns
+    -------
+    list of list of int
+
+    Example
+    -------
+    >>> batches_within([1.0, 1.0, 2.0, 9.0], 4.0)
+    [[0, 1], [2], [3]]
+    """
+    batches, batch = [], []
+    for index, duration in enumerate(durations):
+        if batch and duration * (len(batch) + 1) > seconds:
+            batches.append(batch)
+            batch = []
+        batch.append(index)
+    return [*batches, batch]

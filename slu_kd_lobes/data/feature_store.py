@@ -22,6 +22,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from slu_kd_lobes.data.audio import REMEDY, read_waveform
+from slu_kd_lobes.data.batching import batches_within
 from slu_kd_lobes.data.manifests import raise_if_any
 from slu_kd_lobes.utils.files import check_writable, whole, write_text
 from slu_kd_lobes.utils.fingerprints import (
@@ -129,8 +130,8 @@ class StoredFeatures:
         Returns
         -------
         features : torch.Tensor
-            Float32, int64 for codes, [batch, frames, channels], zero after the
-            end of an item.
+            Float32, or int64 of codes, [batch, frames, channels]; zero after an
+            item's end.
         lengths : torch.Tensor
             [batch].
         """
@@ -147,8 +148,8 @@ class StoredFeatures:
             places.append(torch.nonzero(shard == number).squeeze(1))
             wanted = rows[places[-1]].flatten().to(device)
             part = self.frames[number].index_select(0, wanted)
-            codes = not part.is_floating_point()
-            parts.append(part.long() if codes else part.float())
+            kind = torch.float if part.is_floating_point() else torch.long
+            parts.append(part.to(kind))
         features = parts[0] if len(parts) == 1 else torch.cat(parts)
         features = features.view(*rows.shape, -1)
         if len(parts) > 1:
@@ -180,8 +181,7 @@ class FeatureStore:
         Called with waveforms and relative lengths, it returns features
         [batch, frames, channels] and their lengths; put in eval mode here.
     dtype : str
-        Type of the numbers on disk: ``float32`` or ``float16``; ``int16`` for
-        audio tokens.
+        Of the numbers on disk: ``float32``, ``float16``, or ``int16`` for codes.
     sample_rate : int
         Rate that audio is resampled to, in Hz.
     device : str
@@ -221,8 +221,6 @@ class FeatureStore:
                 f"{'codes' if is_codes else 'features'} cannot be stored as "
                 f"{dtype}: choose {' or '.join(possible)}"
             )
-        if is_codes and encoder.codes > np.iinfo(np.int16).max:
-            raise ValueError(f"{encoder.codes} codes do not fit into int16")
         self.encoder = encoder.eval().to(device)
         self.made_from = {
             "format": FORMAT,
@@ -348,7 +346,7 @@ class FeatureStore:
         check_writable(self.folder)
         loader = torch.utils.data.DataLoader(
             _AudioFiles(wavs, self.sample_rate),
-            batch_sampler=_batches_of(durations, self.batch_seconds),
+            batch_sampler=batches_within(durations, self.batch_seconds),
             collate_fn=_collate,
             num_workers=self.num_workers,
         )
@@ -445,14 +443,3 @@ def _collate(items):
         return faults, None
     *facts, wavs = zip(*items)
     return faults, (*facts, PaddedData(*batch_pad_right(list(wavs))))
-
-
-def _batches_of(durations, batch_seconds):
-    """Consecutive items whose padded length stays within a budget."""
-    batches, batch = [], []
-    for index, duration in enumerate(durations):
-        if batch and duration * (len(batch) + 1) > batch_seconds:
-            batches.append(batch)
-            batch = []
-        batch.append(index)
-    return [*batches, batch]

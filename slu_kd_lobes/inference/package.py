@@ -198,6 +198,11 @@ def package_run(run, out, keep=None, foreign_class=False, max_wrong=None):
     if out.exists():
         raise ValueError(f"{out} exists: choose another folder, or delete it")
     hparams, text, modules, schema = load_run(run)
+    if not hasattr(modules["student"], "frame_logits"):
+        raise ValueError(
+            f"a {type(modules['student']).__name__} cannot be packaged: "
+            "only a student with logits of each frame can, IntentClassifier"
+        )
     try:
         metrics = json.loads((run / "metrics.json").read_bytes())
         threshold, rejection = rejection_of(
