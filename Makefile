@@ -50,7 +50,7 @@ export ACCEPTED_TORCH
 help: ## list the targets and the variables
 	@echo "Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | \
-		awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+		awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
 	@echo "Variables of the set-up:"
 	@echo "  PYTHON=$(PYTHON)  the Python that .venv is made with, 3.10 to 3.13"
 	@echo "  TORCH=$(TORCH)  the torch to install; one that .venv has is kept"

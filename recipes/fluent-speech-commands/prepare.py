@@ -131,7 +131,7 @@ def prepare_fsc(
         is given.
     joint_intents : bool
         Whether all slots are one, `intent`, which has a value for each of
-        their combinations.
+        their combinations in the CSV files, such as "bring | shoes | none".
 
     Returns
     -------
@@ -167,7 +167,7 @@ def prepare_fsc(
     if joint_intents and slot_values:
         raise ValueError(
             "slot_values are of slots, and joint_intents joins them: leave one "
-            "of the two out"
+            "of the two out."
         )
     _check_draw(train_fraction, subset_seed)
     data_folder = Path(data_folder)
@@ -482,16 +482,20 @@ def _by_id(utterances):
 
 def _with_joint_intents(splits):
     """Utterances whose one slot has the values of all in their order."""
+    faults = [
+        f"{_place(utterance)}: the slot '{name}' has a | in its value '{value}'"
+        for utterance in chain(*splits.values())
+        for name, value in utterance.slots.items()
+        if "|" in value
+    ]
+    raise_if_any(
+        faults,
+        "write another sign, which joint_intents does not put between values",
+    )
     meanings = {}  # one for all utterances that mean the same
 
     def joined(utterance):
         text = " | ".join(utterance.slots.values())
-        if "|" in "".join(utterance.slots.values()):
-            raise ValueError(
-                f"{_place(utterance)}: a slot has a value with '|', which "
-                f"stands between values of joint_intents ({text}): write "
-                "another sign"
-            )
         meaning = meanings.setdefault(text, {"intent": text})
         return utterance._replace(slots=meaning)
 

@@ -30,7 +30,7 @@ from slu_kd_lobes.utils.fingerprints import (
 from slu_kd_lobes.utils.hub import readable_source
 
 #: Frames that a K-means is fitted on, at most.
-MAX_FRAMES = 200_000
+MAX_FRAMES = 50_000
 
 
 def time_of_a_frame(encoder):
