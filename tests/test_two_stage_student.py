@@ -1,9 +1,14 @@
 """The student of audio tokens: what trains, masks, padding, what it is of."""
 
+import json
+from functools import partial
+
 import pytest
 import torch
+from running import ROOT, metrics_of, run
 
 from slu_kd_lobes.data.token_dictionary import UNK, TokenDictionary
+from slu_kd_lobes.inference.package import package_run
 from slu_kd_lobes.losses.distances import L1Distance
 from slu_kd_lobes.losses.distillation import Distillation
 from slu_kd_lobes.losses.schedules import (
@@ -14,9 +19,13 @@ from slu_kd_lobes.losses.schedules import (
 )
 from slu_kd_lobes.losses.slots import SlotCrossEntropy
 from slu_kd_lobes.students.acoustic_model import AcousticModel
+from slu_kd_lobes.students.audio_tokens import KMeansTokens
+from slu_kd_lobes.students.sincnet import SincNetEncoder
 from slu_kd_lobes.students.token_encoder import TokenEncoder
 from slu_kd_lobes.students.two_stage import TwoStageStudent
+from slu_kd_lobes.training.hparams import load_hparams
 
+RECIPES = ROOT / "recipes" / "fluent-speech-commands"
 SIZES = dict(hidden_size=6, num_layers=2, channels=2)
 
 
@@ -216,3 +225,89 @@ def test_saved_and_read_an_encoder_is_the_same(folder):
     encoder.save(folder)
     again = TokenEncoder.load(folder).eval()(tokens, torch.tensor([4]))
     assert torch.equal(states, again)
+
+
+def test_distillation_can_be_added_in_the_main_recipe():
+    """With a weight of its own, beside the schedules of eq. 5."""
+    yaml = str(RECIPES / "logit_distillation/hparams/baseline.yaml")
+    hparams, _ = load_hparams(
+        yaml, {"kd_schedule": "added", "kd_weight": "0.7"}
+    )
+    assert hparams["beta"](1, 0.5) == hparams["beta"](9, 0.1) == 0.7
+    assert label_weight(hparams["beta"], 0.7) == 1.0
+
+
+@pytest.fixture
+def tune(small, tmp_path):
+    """Runs the fine-tuning on a little of the bundled corpus."""
+    source = ROOT / "pretrained" / "sincnet-read-speech"
+    make_encoder = partial(SincNetEncoder, source=source, level="phoneme")
+    tokens = KMeansTokens(make_encoder, groups=2, clusters=3)
+    tokens.fit_frames(torch.randn(200, tokens.encoder.feature_size), seed=1)
+    words = torch.cartesian_prod(torch.arange(3), torch.arange(3)).tolist()
+    folder = tmp_path / "encoder"
+
+    def new_encoder():
+        dictionary = TokenDictionary(words, 3)
+        encoder = TokenEncoder(dictionary, tokens.frame_ms, 16, 1, 2, 16)
+        encoder.save(folder)
+        tokens.save(folder / "tokeniser.safetensors")
+
+    new_encoder()
+    shared = ("csv_folder", "feature_folder", "manifest_folder")
+
+    def tuned(name, fails=False, **changes):
+        options = {
+            **{key: small[key] for key in shared},
+            "output_folder": tmp_path / name,
+            "speech_folder": "none",
+            "token_encoder": folder,
+            "teachers": "[]",
+            "student": "{hidden_size: 6, num_layers: 1, channels: 2}",
+            "number_of_epochs": 3,
+            "lr": 0.01,
+            "lr_decay": 0.5,
+            **changes,
+        }
+        printed = run("small", options, RECIPES / "two_stage", fails, TUNE)
+        return printed, tmp_path / name
+
+    tuned.new_encoder = new_encoder
+    return tuned
+
+
+TUNE = "finetune.py"
+
+
+def losses_of(folder):
+    """Training losses of the epochs."""
+    history = json.loads((folder / "metrics.json").read_text())["history"]
+    return [row["train_loss"] for row in history]
+
+
+def test_a_run_that_goes_on_ends_with_the_same_numbers(tune):
+    """Masks, dropout and the learning rate of an epoch depend on it alone."""
+    _, whole = tune("whole")
+    tune("part", number_of_epochs=1)
+    _, part = tune("part")
+    assert metrics_of(part) == metrics_of(whole)
+    _, steady = tune("steady", lr_decay=1.0)
+    first, second = losses_of(whole), losses_of(steady)
+    assert first[0] == second[0] and first[2] != second[2]
+
+
+def test_another_encoder_does_not_go_on_with_a_run(tune):
+    """Although its folder has the same name; what trains is counted."""
+    _, folder = tune("run", number_of_epochs=1)
+    sizes = metrics_of(folder)["parameters"]
+    student = TwoStageStudent(31, 2, folder.parent / "encoder", None, 6, 1, 2)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    assert sizes["trained"] == trained
+    assert sizes["frozen"] > sum(
+        p.numel() for p in student.encoder.parameters()
+    )
+    with pytest.raises(ValueError, match="TwoStageStudent cannot be packaged"):
+        package_run(folder, folder.parent / "package")
+    tune.new_encoder()
+    printed, _ = tune("run", fails=True)
+    assert "token encoder" in printed and "Traceback" not in printed
