@@ -547,3 +547,22 @@ def test_vectors_are_those_of_the_text_encoder_as_it_is(manifests, tmp_path):
     with torch.no_grad():
         expected = plain(table.transcripts)
     torch.testing.assert_close(table.outputs, expected, rtol=0, atol=1e-5)
+
+
+def test_vectors_of_any_transcripts_are_made_once(tmp_path):
+    """In any writing and order; of other texts there is another table."""
+    model = TextModel("sentence", packaged_minilm(), ClsPooling(), tmp_path)
+    said = ["Stop the music!", "lights on", "stop the music"]
+    table = model.vectors(said)
+    assert table.transcripts == ["lights on", "stop the music"]
+    plain = TextTeacher(packaged_minilm(), None, ClsPooling()).eval()
+    with torch.no_grad():
+        expected = plain(["lights on", "stop the music"])
+    torch.testing.assert_close(table.outputs, expected)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.s*")}
+    assert len(files) == 1
+    again = model.vectors(said[::-1])
+    assert torch.equal(again.outputs, table.outputs)
+    assert all(path.stat().st_mtime_ns == t for path, t in files.items())
+    model.vectors([*said, "louder"])
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2

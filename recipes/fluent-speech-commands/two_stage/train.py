@@ -44,6 +44,10 @@ from slu_kd_lobes.utils.fingerprints import fingerprint
 PRETRAINING = Path(__file__).resolve().parents[2] / (
     "LibriSpeech/two_stage_pretraining"
 )
+#: Places whose content shapes a model, and so the name of its folder.
+SOURCES = (
+    "data_folder other_folder text_encoder tokeniser_source kmeans_source"
+).split()
 #: Stages in their order; one of each line.
 ORDER = (("pt", "pt_kd"), ("am_pt",), ("teacher",), ("ft", "ft_kd"))
 
@@ -67,19 +71,20 @@ def stages_of(text):
     return names
 
 
-def pretrain(script, config, overrides, options, folder):
+def pretrain(script, config, overrides, options, folder, after=""):
     """Runs a script of pre-training in a folder named after its settings.
 
-    A finished one says so and ends; one that was cut short goes on.
+    They are those of the stages before it, too. A finished one says so and
+    ends; one that was cut short goes on.
     """
     yaml = str(PRETRAINING / "hparams" / config)
     texts = {key: typed(absolute(key, x)) for key, x in overrides.items()}
     named = {
         key: value
         for key, value in settings(complete_yaml(yaml, texts)).items()
-        if key not in SHAPES_NO_NUMBER or key in overrides
+        if key not in SHAPES_NO_NUMBER or key in SOURCES
     }
-    name = f"{Path(config).stem}-{fingerprint(named)[:12]}"
+    name = f"{Path(config).stem}-{fingerprint([after, named])[:12]}"
     place = Path(folder).resolve() / name
     texts["output_folder"] = str(place)
     command = [sys.executable, script, yaml, *options]
@@ -123,7 +128,7 @@ def main(arguments):
                 given["token_encoder"] = str(place / "encoder")
             elif stage == "am_pt":
                 own = {**shared, **hparams["acoustic_pretraining"], **given}
-                facts = "am_pt.yaml", own, options, folder
+                facts = "am_pt.yaml", own, options, folder, place.name
                 place = pretrain("train_ctc.py", *facts)
                 given["acoustic_model"] = str(place / "acoustic.safetensors")
             elif stage == "teacher":
