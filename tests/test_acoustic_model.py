@@ -107,24 +107,26 @@ def test_a_file_gives_the_same_model(tmp_path):
     path, x = tmp_path / "acoustic.safetensors", torch.rand(1, 9, 18)
     model, other = small(), AcousticModel(18, 6, 3, 4).eval()
     model.save(path, {"encoder": "5f"})
-    assert other.load(path) == other.load(path)
+    assert other.load(path, "5f") == other.load(path, "5f")
     lengths = torch.tensor([9])
     torch.testing.assert_close(other(x, lengths)[0], model(x, lengths)[0])
 
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path):
-    """Not there, damaged, or of other sizes."""
+    """Not there, damaged, of other sizes, or of another encoder."""
     path = tmp_path / "acoustic.safetensors"
     with pytest.raises(FileNotFoundError, match="there is no acoustic model"):
-        small().load(path)
-    small().save(path, {})
+        small().load(path, "5f")
+    small().save(path, {"encoder": "5f"})
+    with pytest.raises(ValueError, match="was made from another encoder"):
+        small().load(path, "6e")
     with pytest.raises(ValueError, match="hidden_size 6.*the student 8"):
-        small(hidden_size=8).load(path)
+        small(hidden_size=8).load(path, "5f")
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="acoustic.safetensors is damaged"):
-        small().load(path)
+        small().load(path, "5f")
     path.write_bytes(b"no weights")
     with pytest.raises(ValueError, match="acoustic.safetensors is damaged"):
-        small().load(path)
+        small().load(path, "5f")

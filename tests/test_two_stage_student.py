@@ -161,7 +161,7 @@ def test_what_it_is_made_of_is_told(folder, tmp_path):
     first = make(folder).made_from
     assert first["acoustic model"] is None
     acoustic = AcousticModel(16, **SIZES)
-    acoustic.save(path, {})
+    acoustic.save(path, {"encoder": first["token encoder"]})
     student = make(folder, acoustic_model=path)
     assert student.made_from["acoustic model"]
     assert student.made_from["token encoder"] == first["token encoder"]
@@ -169,6 +169,9 @@ def test_what_it_is_made_of_is_told(folder, tmp_path):
         student.acoustic.parameters(), acoustic.parameters()
     ):
         assert torch.equal(mine, theirs)
+    acoustic.save(path, {"encoder": "another"})
+    with pytest.raises(ValueError, match="made from another encoder: give"):
+        make(folder, acoustic_model=path)
 
 
 def test_tokens_of_another_kind_are_refused(folder):

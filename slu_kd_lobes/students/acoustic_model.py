@@ -15,7 +15,11 @@ from safetensors.torch import save_file
 from speechbrain.dataio.dataio import length_to_mask
 
 from slu_kd_lobes.utils.files import whole
-from slu_kd_lobes.utils.fingerprints import file_fingerprint, fingerprint
+from slu_kd_lobes.utils.fingerprints import (
+    check_made_from,
+    file_fingerprint,
+    fingerprint,
+)
 
 #: Frames that make one of the output.
 STRIDE = 2
@@ -144,7 +148,8 @@ class AcousticModel(torch.nn.Module):
         path : str or Path
             A ``.safetensors`` file.
         made_from : dict
-            Fingerprints of what it was trained on.
+            Fingerprints of what it was trained on, with that of the
+            ``encoder`` whose states it has read.
         """
         weights = {
             name: value.detach().cpu().contiguous()
@@ -156,12 +161,14 @@ class AcousticModel(torch.nn.Module):
         with whole(Path(path)) as part:
             save_file(weights, part, facts)
 
-    def load(self, path):
+    def load(self, path, encoder):
         """Takes the weights that `save` wrote.
 
         Arguments
         ---------
         path : str or Path
+        encoder : str
+            Fingerprint of the encoder whose states it will read.
 
         Returns
         -------
@@ -173,7 +180,8 @@ class AcousticModel(torch.nn.Module):
         FileNotFoundError
             If it is not there.
         ValueError
-            If it is damaged, or of a model of other sizes.
+            If it is damaged, of a model of other sizes, or has read the states
+            of another encoder.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(
@@ -185,7 +193,9 @@ class AcousticModel(torch.nn.Module):
                 facts = file.metadata() or {}
                 weights = {k: file.get_tensor(k) for k in file.keys()}
             intact = facts.pop("sha256") == _checksum(weights, facts)
-            sizes = json.loads(facts["sizes"])
+            sizes, made_from = map(
+                json.loads, (facts["sizes"], facts["made_from"])
+            )
         except (SafetensorError, KeyError, TypeError, ValueError):
             intact = False
         if not intact:
@@ -200,6 +210,12 @@ class AcousticModel(torch.nn.Module):
                 f"{', '.join(str(self.sizes[k]) for k in different)}: give both "
                 "the same"
             )
+        check_made_from(
+            path,
+            {"encoder": made_from.get("encoder")},
+            {"encoder": encoder},
+            "give that one, or run the pre-training of the acoustic model",
+        )
         self.load_state_dict(weights)
         return file_fingerprint(path)
 

@@ -10,7 +10,7 @@ from slu_kd_lobes.data.span_masks import mask_channels, mask_frames, mask_spans
 from slu_kd_lobes.data.token_dictionary import frame_tokens
 from slu_kd_lobes.students.acoustic_model import AcousticModel
 from slu_kd_lobes.students.token_encoder import TokenEncoder
-from slu_kd_lobes.utils.fingerprints import weights_fingerprint
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 
 class TwoStageStudent(torch.nn.Module):
@@ -42,6 +42,16 @@ class TwoStageStudent(torch.nn.Module):
     ------
     ValueError
         If something pre-trained cannot be used, or is of other tokens.
+
+    Example
+    -------
+    >>> from slu_kd_lobes.data.token_dictionary import TokenDictionary
+    >>> dictionary = TokenDictionary([(0, 1), (2, 2)], codes=3)
+    >>> folder = getfixture("tmp_path") / "encoder"
+    >>> TokenEncoder(dictionary, 20, 16, 2, 2, 32).save(folder)
+    >>> student = TwoStageStudent(5, 2, folder, None, 8, 1, 2)
+    >>> student(torch.randint(0, 3, (4, 25, 2))).shape
+    torch.Size([4, 5])
     """
 
     def __init__(
@@ -75,11 +85,12 @@ class TwoStageStudent(torch.nn.Module):
         self.acoustic = AcousticModel(
             self.encoder.hidden_size, hidden_size, num_layers, channels
         )
+        encoder = module_fingerprint(self.encoder)
         self.made_from = {
-            "token encoder": weights_fingerprint(self.encoder),
+            "token encoder": encoder,
             "dictionary": self.dictionary.fingerprint,
             "acoustic model": acoustic_model
-            and self.acoustic.load(acoustic_model),
+            and self.acoustic.load(acoustic_model, encoder),
         }
         self.frame_size = hidden_size
         self.classifier = torch.nn.Linear(hidden_size, num_logits)
