@@ -111,7 +111,7 @@ def test_vq_wav2vec_computes_the_published_formulas(checkpoint):
         layer = f"feature_extractor.conv_layers.{number}"
         kernel = weights[f"{layer}.0.weight"].double()
         windows = x.unfold(1, kernel.shape[2], stride)  # [in, times, kernel]
-        x = torch.einsum("itk,oik->ot", windows, kernel)
+        x = torch.einsum("itk,cik->ct", windows, kernel)
         scale, shift = (
             weights[f"{layer}.2.{name}"].double() for name in ("weight", "bias")
         )
