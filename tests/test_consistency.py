@@ -26,6 +26,7 @@ RECIPES = {
     "LibriSpeech/two_stage_pretraining": {
         "base.yaml": "train.py",
         "am_pt.yaml": "train_ctc.py",
+        "typed_commands.yaml": "typed_commands.py",
     },
 }
 #: What a script calls, that reads keys of the same YAML.

@@ -98,3 +98,29 @@ def test_a_wrong_folder_of_speech_is_one_sentence(tmp_path):
     assert "nowhere does not exist" in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "all" / "metrics.json").exists()
+
+
+def test_typed_wordings_are_found_by_stage_one(trained):
+    """The vectors of that stage are those of the text encoder."""
+    folder, _ = trained
+    recipe = ROOT / "recipes" / "LibriSpeech" / "two_stage_pretraining"
+    pt_kd = next((folder / "pretraining").glob("pt_kd-*"))
+    options = {
+        "pretrained": pt_kd,
+        "feature_folder": folder / "feature",
+        "manifest_folder": folder / "manifest",
+        "output_folder": folder / "typed",
+        "test_splits": "[utt_test]",
+        "typed": "all",
+    }
+    script = "typed_commands.py"
+    run("typed_commands", options, recipe, script=script)
+    metrics = metrics_of(folder / "typed")
+    assert 0 <= metrics["test"]["intent_error"] <= 100
+    assert metrics["cost"]["milliseconds"] > 0
+    assert metrics["wordings"] > 50
+    pt = next((folder / "pretraining").glob("pt-*"), None)
+    if pt is not None:  # it has no vectors of text
+        options |= {"pretrained": pt, "output_folder": folder / "no"}
+        printed = run("typed_commands", options, recipe, True, script)
+        assert "learnt no vectors of text" in printed

@@ -90,7 +90,7 @@ def pretrain(script, config, overrides, options, folder, after=""):
     command = [sys.executable, script, yaml, *options]
     command += [f"--{key}={value}" for key, value in texts.items()]
     place.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
+    with FileLock(place.with_name(f".{name}.lock")):
         print(f"stage: {name}", flush=True)
         code = subprocess.run(command, cwd=PRETRAINING).returncode
     if code:  # it has said why
