@@ -1,6 +1,8 @@
 """Audio as discrete tokens: three tokenisers, one interface."""
 
 import argparse
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from transformers import (
 )
 
 from slu_kd_lobes.data.feature_store import FeatureStore
+from slu_kd_lobes.data.features import Stored
 from slu_kd_lobes.students.audio_tokens import (
     STRIDES,
     KMeansTokens,
@@ -100,9 +103,27 @@ def normalised(x, groups, scale, shift):
     return torch.cat(parts) * scale[:, None] + shift[:, None]
 
 
-def test_vq_wav2vec_computes_the_published_formulas(checkpoint):
-    """Restated step by step in double precision, on random weights."""
+@pytest.mark.parametrize(
+    "place, settings",
+    [
+        ("args", {}),
+        ("args", {"log_compression": False}),
+        ("cfg", {"activation": "gelu", "log_compression": True}),
+    ],
+)
+def test_vq_wav2vec_computes_the_published_formulas(
+    checkpoint, place, settings
+):
+    """Restated step by step in double precision, on random weights.
+
+    Activation and logarithm are those that the checkpoint was trained with;
+    newer ones of fairseq name them elsewhere.
+    """
     path, weights = checkpoint
+    said = {"args": None, "cfg": {"model": settings}}
+    if place == "args":
+        said = {"args": argparse.Namespace(arch="wav2vec", **settings)}
+    torch.save({**said, "model": weights}, path)
     model = VQWav2Vec(path)
     wav = torch.randn(1, 8000)
     codes, lengths = model(wav)
@@ -115,8 +136,13 @@ def test_vq_wav2vec_computes_the_published_formulas(checkpoint):
         scale, shift = (
             weights[f"{layer}.2.{name}"].double() for name in ("weight", "bias")
         )
-        x = normalised(x, 1, scale, shift).clamp(min=0)
-    x = (x.abs() + 1).log()
+        x = normalised(x, 1, scale, shift)
+        if settings.get("activation") == "gelu":
+            x = x * (1 + torch.erf(x / 2**0.5)) / 2
+        else:
+            x = x.clamp(min=0)
+    if settings.get("log_compression", True):
+        x = (x.abs() + 1).log()
     projection = weights["vector_quantizer.projection.0.weight"].double()
     halves = [
         part[:, :, 0] @ half
@@ -158,6 +184,45 @@ def test_another_checkpoint_is_refused(checkpoint, tmp_path):
         VQWav2Vec(path)
 
 
+@pytest.mark.parametrize("change", ["more", "kernel", "skip"])
+def test_other_convolutions_are_refused(checkpoint, change):
+    """One more, a longer one, and some whose input is added again."""
+    path, weights = checkpoint
+    layer = "feature_extractor.conv_layers"
+    if change == "more":
+        weights[f"{layer}.8.0.weight"] = torch.zeros(12, 12, 1)
+    if change == "kernel":
+        weights[f"{layer}.5.0.weight"] = torch.zeros(12, 12, 3)
+    args = argparse.Namespace(skip_connections_feat=change == "skip")
+    torch.save({"args": args, "model": weights}, path)
+    with pytest.raises(ValueError, match="has other convolutions"):
+        VQWav2Vec(path)
+
+
+def test_a_checkpoint_with_meters_is_read_without_fairseq(checkpoint):
+    """As of 2019: pickled in the format of that time, with objects inside."""
+    path, weights = checkpoint
+    expected, _ = VQWav2Vec(path)(wav := torch.randn(1, 4000))
+    names = "AverageMeter", "TimeMeter", "StopwatchMeter"
+    module = types.ModuleType("fairseq.meters")
+    for name in names:
+        kind = type(name, (), {"__module__": "fairseq.meters"})
+        setattr(module, name, kind)
+    meters = {name: getattr(module, name)() for name in names}
+    for meter in meters.values():
+        meter.sum, meter.start = 1.5, None
+    content = {
+        "args": argparse.Namespace(arch="wav2vec"),
+        "model": weights,
+        "extra_state": {"train_meters": meters, "val_loss": 2.5},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fairseq", types.ModuleType("fairseq"))
+        patch.setitem(sys.modules, "fairseq.meters", module)
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(VQWav2Vec(path)(wav)[0], expected)
+
+
 def test_wav2vec2_tokens_are_those_of_its_quantiser(wav2vec2):
     """The vectors they stand for are those that it returns."""
     folder, model = wav2vec2
@@ -175,6 +240,16 @@ def test_wav2vec2_tokens_are_those_of_its_quantiser(wav2vec2):
     assert len(codes[0].unique(dim=0)) > 3
 
 
+def test_a_wav2vec2_says_which_rate_it_hears(wav2vec2, tmp_path):
+    """Refused with the corpus of another rate, before anything is encoded."""
+    folder, _ = wav2vec2
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
+    tokens = Wav2Vec2Tokens(str(folder))
+    assert (tokens.sample_rate, tokens.frame_ms) == (8000, 40)
+    with pytest.raises(ValueError, match="hears 8000 Hz"):
+        Stored(tokens, "cpu", tmp_path / "store", dtype="int16")
+
+
 def test_a_wav2vec2_without_its_quantiser_is_refused(wav2vec2):
     """As those that were fine-tuned for recognition."""
     folder, model = wav2vec2
@@ -187,7 +262,8 @@ def test_kmeans_codes_are_the_nearest_centroids():
     """Found one frame and one centroid at a time."""
     tokens, wav = kmeans(), torch.randn(1, 12000)
     codes, lengths = tokens(wav)
-    features, _ = phonemes().eval()(wav)
+    with torch.no_grad():
+        features, _ = phonemes().eval()(wav)
     normal = (features[0] - tokens.mean) / tokens.deviation
     for t in range(lengths.item()):
         for group, part in enumerate(normal[t].chunk(2)):
@@ -255,6 +331,8 @@ def test_a_kmeans_that_does_not_fit_is_refused(tmp_path):
     tokens = KMeansTokens(phonemes, clusters=64)
     with pytest.raises(ValueError, match="7 frames for 64 clusters"):
         tokens.fit_frames(torch.rand(7, 16), seed=0)
+    with pytest.raises(ValueError, match="0 frames for 64 clusters"):
+        tokens.fit([], seed=0)
     kmeans().save(path)
     with pytest.raises(ValueError, match="made from another encoder"):
         KMeansTokens(lambda: SincNetEncoder(hidden_size=8), source=path)
@@ -263,6 +341,13 @@ def test_a_kmeans_that_does_not_fit_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="tokens.safetensors is damaged"):
         KMeansTokens(phonemes, source=path)
+
+
+def test_a_kmeans_on_random_weights_hears_nothing(tmp_path):
+    """Its codes are refused as the features of that encoder would be."""
+    assert kmeans().untrained
+    with pytest.raises(ValueError, match="hears nothing"):
+        Stored(kmeans(), "cpu", tmp_path, dtype="int16")
 
 
 def test_codes_are_stored_as_whole_numbers(checkpoint, tmp_path):
@@ -274,6 +359,11 @@ def test_codes_are_stored_as_whole_numbers(checkpoint, tmp_path):
     wav, _ = audio_io.load(path)
     assert codes.dtype == torch.int64 and codes.max() > 255
     assert torch.equal(codes, tokens(wav)[0])
+    tokens.codes = 2**15
+    FeatureStore(tmp_path, tokens, dtype="int16")
+    tokens.codes += 1
+    with pytest.raises(ValueError, match="32769 codes are too many for int16"):
+        FeatureStore(tmp_path, tokens, dtype="int16")
     with pytest.raises(ValueError, match="codes cannot be stored as float16"):
         FeatureStore(tmp_path, tokens, dtype="float16")
     with pytest.raises(ValueError, match="features cannot be stored as int16"):

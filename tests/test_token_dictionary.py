@@ -77,7 +77,13 @@ def test_a_file_gives_the_same_dictionary(tmp_path):
     path.write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="words.json is damaged"):
         TokenDictionary.load(path)
-    for text in ("", "[]", '{"words": [], "codes": 3}'):
+    for text in (
+        "",
+        "[]",
+        '{"words": [], "codes": 3}',
+        '{"words": [[1e400]], "codes": 3, "sha256": ""}',
+        '{"words": [[1]], "codes": -3, "sha256": ""}',
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match="words.json is damaged"):
             TokenDictionary.load(path)
@@ -87,3 +93,26 @@ def test_a_table_that_is_too_large_is_refused():
     """Of four groups of 320 codes there are ten thousand millions."""
     with pytest.raises(ValueError, match="4 groups of 320 codes"):
         TokenDictionary([(0, 0, 0, 0)], codes=320)
+    with pytest.raises(ValueError, match="16 groups of 320 codes"):
+        TokenDictionary.of([torch.zeros(1, 16, dtype=torch.long)], codes=320)
+
+
+@pytest.mark.parametrize("word", [(0, 3), (-1, 0), (1,), (0, 1, 2)])
+def test_a_word_of_other_codes_is_refused(word):
+    """It would have the number of another word."""
+    with pytest.raises(ValueError, match="is not 2 codes below 3"):
+        TokenDictionary([(0, 1), word], codes=3)
+
+
+def test_a_dictionary_of_nothing_is_refused():
+    """Of no utterance, and of utterances without a frame."""
+    for heard in ([], [torch.zeros(0, 2, dtype=torch.long)]):
+        with pytest.raises(ValueError, match="has no word"):
+            TokenDictionary.of(heard, codes=3)
+
+
+def test_codes_that_cannot_be_are_unknown():
+    """Those of another tokeniser; none is taken for a word."""
+    dictionary = TokenDictionary([(2, 1), (0, 0)], codes=3)
+    codes = torch.tensor([[0, 7], [9, 9], [-1, 4], [2, 1], [0, 0]])
+    assert dictionary.look_up(codes).tolist() == [UNK, UNK, UNK, 4, 5]

@@ -221,6 +221,8 @@ class FeatureStore:
                 f"{'codes' if is_codes else 'features'} cannot be stored as "
                 f"{dtype}: choose {' or '.join(possible)}"
             )
+        if is_codes and encoder.codes > 2**15:
+            raise ValueError(f"{encoder.codes} codes are too many for {dtype}")
         self.encoder = encoder.eval().to(device)
         self.made_from = {
             "format": FORMAT,

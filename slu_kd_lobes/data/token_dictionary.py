@@ -8,6 +8,7 @@ of vq-wav2vec (Baevski et al. 2020); the numbers of the marks are fairseq's.
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from slu_kd_lobes.utils.files import write_text
@@ -19,6 +20,39 @@ FIRST_WORD = 4
 
 #: Combinations that a table may have.
 LARGEST = 2**24
+
+
+def table_size(codes, groups):
+    """Number of combinations of codes, if a table can have them.
+
+    Arguments
+    ---------
+    codes : int
+        Values that a code can have.
+    groups : int
+        Codes of a word.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If there are too many.
+
+    Example
+    -------
+    >>> table_size(320, 2)
+    102400
+    """
+    size = codes**groups
+    if size > LARGEST:
+        raise ValueError(
+            f"{groups} groups of {codes} codes have more than {LARGEST} "
+            "combinations: take fewer codes or groups"
+        )
+    return size
 
 
 class TokenDictionary(torch.nn.Module):
@@ -34,7 +68,8 @@ class TokenDictionary(torch.nn.Module):
     Raises
     ------
     ValueError
-        If there is no word, or there are too many combinations.
+        If there is no word, one has other codes, or there are too many
+        combinations.
 
     Example
     -------
@@ -52,12 +87,14 @@ class TokenDictionary(torch.nn.Module):
         if not self.words:
             raise ValueError("the dictionary of audio tokens has no word")
         self.groups = len(self.words[0])
-        if codes**self.groups > LARGEST:
-            raise ValueError(
-                f"{self.groups} groups of {codes} codes have more than "
-                f"{LARGEST} combinations: take fewer codes or groups"
-            )
-        numbers = torch.full((codes**self.groups,), UNK)
+        numbers = torch.full((table_size(codes, self.groups),), UNK)
+        possible = range(codes)
+        for word in self.words:
+            if len(word) != self.groups or any(c not in possible for c in word):
+                raise ValueError(
+                    f"the word {word} of the dictionary of audio tokens is not "
+                    f"{self.groups} codes below {codes}"
+                )
         places = self._places(torch.tensor(self.words))
         numbers[places] = FIRST_WORD + torch.arange(len(self.words))
         self.register_buffer("numbers", numbers, persistent=False)
@@ -104,10 +141,16 @@ class TokenDictionary(torch.nn.Module):
         >>> TokenDictionary.of([heard], codes=2).words
         [(1,), (0,)]
         """
-        frames = torch.cat([torch.as_tensor(array) for array in arrays])
-        words, counts = frames.unique(dim=0, return_counts=True)
-        order = counts.argsort(descending=True, stable=True)
-        return cls(words[order].tolist(), codes)
+        places, shape = [np.zeros(0, int)], (codes,)
+        for array in arrays:
+            array = torch.as_tensor(array).cpu().numpy()
+            shape = (codes,) * array.shape[1]
+            table_size(codes, len(shape))
+            places.append(np.ravel_multi_index(array.T, shape))
+        found, counts = np.unique(np.concatenate(places), return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        words = np.stack(np.unravel_index(found[order], shape), axis=1)
+        return cls(words.tolist(), codes)
 
     def look_up(self, codes):
         """Returns the numbers of words.
@@ -122,7 +165,10 @@ class TokenDictionary(torch.nn.Module):
         torch.Tensor
             [...]; that of an unknown word is `UNK`.
         """
-        return self.numbers[self._places(codes.long())]
+        codes = codes.long()
+        known = ((codes >= 0) & (codes < self.codes)).all(-1)
+        numbers = self.numbers[self._places(codes * known.unsqueeze(-1))]
+        return numbers.masked_fill(~known, UNK)
 
     def save(self, path):
         """Writes the dictionary, whole or not at all.
@@ -155,15 +201,15 @@ class TokenDictionary(torch.nn.Module):
         """
         try:
             facts = json.loads(Path(path).read_text(encoding="utf-8"))
-            dictionary = cls(facts["words"], facts["codes"])
-            intact = dictionary.fingerprint == facts["sha256"]
-        except (KeyError, TypeError, ValueError, IndexError):
+            content = [facts["codes"], facts["words"]]
+            intact = fingerprint(content) == facts["sha256"]
+        except (KeyError, TypeError, ValueError):
             intact = False
         if not intact:
             raise ValueError(
                 f"{path} is damaged: train the encoder of audio tokens again"
             )
-        return dictionary
+        return cls(facts["words"], facts["codes"])
 
 
 def frame_tokens(numbers, lengths, eos):

@@ -8,6 +8,7 @@ its utterance is cut: utterances are read whole, and alone.
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,6 @@ class KMeansTokens(torch.nn.Module):
     """
 
     frozen = True
-    untrained = False
     layers = 1
 
     def __init__(self, make_encoder, groups=2, clusters=64, source=None):
@@ -117,13 +117,9 @@ class KMeansTokens(torch.nn.Module):
             self.register_buffer(name, tensor)
         self.feature_size, self.codes, _ = self.centroids.shape
         self.encoder = encoder.eval().requires_grad_(False)
+        self.untrained = encoder.untrained
         self.sample_rate = encoder.sample_rate
         self.frame_ms = time_of_a_frame(self.encoder)
-
-    @property
-    def fitted(self):
-        """Whether there are centroids yet."""
-        return bool((self.deviation > 0).all())
 
     def train(self, mode=True):
         """Stays in eval mode, whatever trains around it."""
@@ -149,13 +145,12 @@ class KMeansTokens(torch.nn.Module):
         ValueError
             If there are fewer frames than clusters.
         """
-        frames, count = [], 0
+        frames, count = [torch.zeros(0, len(self.mean))], 0
         order = np.random.default_rng(seed).permutation(len(rows))
-        device = self.mean.device
         with tqdm(total=MAX_FRAMES, desc="Frames to cluster") as progress:
             for i in order:
                 wav = read_waveform(rows[i]["wav"], self.sample_rate)
-                found, _ = self.encoder(wav.unsqueeze(0).to(device))
+                found, _ = self.encoder(wav.unsqueeze(0).to(self.mean.device))
                 frames.append(found[0].cpu())
                 count += found.shape[1]
                 progress.update(found.shape[1])
@@ -212,7 +207,7 @@ class KMeansTokens(torch.nn.Module):
         lengths : torch.Tensor
             Tokens of each item, [batch].
         """
-        if not self.fitted:
+        if not (self.deviation > 0).all():
             raise ValueError("the K-means of the audio tokens is not fitted")
         features, lengths = self.encoder(wavs, wav_lens)
         normal = (features - self.mean) / self.deviation
@@ -226,10 +221,6 @@ class KMeansTokens(torch.nn.Module):
         inside = order < lengths.to(features.device).unsqueeze(1)
         return torch.stack(codes, -1) * inside.unsqueeze(-1), lengths
 
-    def _tensors(self):
-        names = "mean", "deviation", "centroids"
-        return {name: getattr(self, name).cpu().contiguous() for name in names}
-
     def save(self, path):
         """Writes the centroids, whole or not at all.
 
@@ -238,7 +229,8 @@ class KMeansTokens(torch.nn.Module):
         path : str or Path
             A ``.safetensors`` file.
         """
-        tensors = self._tensors()
+        own = self.named_buffers(recurse=False)
+        tensors = {name: value.cpu().contiguous() for name, value in own}
         facts = {"made_from": json.dumps(self.made_from)}
         facts["sha256"] = _checksum(tensors, facts["made_from"])
         with whole(Path(path)) as part:
@@ -257,8 +249,7 @@ class KMeansTokens(torch.nn.Module):
                 facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             made_from = json.loads(facts["made_from"])
-            checksum = _checksum(tensors, facts["made_from"])
-            intact = checksum == facts["sha256"]
+            intact = facts["sha256"] == _checksum(tensors, facts["made_from"])
         except (SafetensorError, KeyError, TypeError, ValueError):
             intact = False
         if not intact:
@@ -314,15 +305,15 @@ class Wav2Vec2Tokens(Codes):
                 f"the wav2vec 2.0 '{source}' was saved without its quantiser: "
                 "choose one from before fine-tuning"
             )
+        self.sample_rate = self.extractor.sampling_rate
         model = model.float().eval()
         self.convolutions = model.wav2vec2.feature_extractor
         self.norm = model.wav2vec2.feature_projection.layer_norm
         self.scores = model.quantizer.weight_proj
         self.feature_size = model.config.num_codevector_groups
         self.codes = model.config.num_codevectors_per_group
-        self.frame_ms = 1000 / self.sample_rate
-        for stride in model.config.conv_stride:
-            self.frame_ms *= stride
+        stride = math.prod(model.config.conv_stride)
+        self.frame_ms = 1000 * stride / self.sample_rate
         self.eval()
 
     def encode(self, wav):
@@ -341,15 +332,16 @@ class Wav2Vec2Tokens(Codes):
         return f"extractor={fingerprint(self.extractor.to_dict())}"
 
 
-#: Strides of vq-wav2vec's convolutions: a token every 10 ms.
-STRIDES = (5, 4, 2, 2, 2, 1, 1, 1)
+#: Of vq-wav2vec's convolutions: a token every 10 ms.
+KERNELS = [10, 8, 4, 4, 4, 1, 1, 1]
+STRIDES = [5, 4, 2, 2, 2, 1, 1, 1]
 
 
 class VQWav2Vec(Codes):
     """fairseq's vq-wav2vec with K-means, from its checkpoint, without fairseq.
 
     Convolutions, each normalised over channels and time, a logarithm, and the
-    nearest of the vectors that all groups share.
+    nearest of the vectors that groups share; settings are the checkpoint's.
 
     Source: Baevski et al. 2020, "vq-wav2vec: Self-Supervised Learning of
     Discrete Speech Representations", sections 3.2 and 3.3.
@@ -371,22 +363,25 @@ class VQWav2Vec(Codes):
 
     def __init__(self, checkpoint):
         super().__init__()
-        weights = _fairseq_weights(checkpoint)
+        weights, options = _read_fairseq(checkpoint)
+        layer, kernels = "feature_extractor.conv_layers", []
         try:
-            for number in range(len(STRIDES)):
-                layer = f"feature_extractor.conv_layers.{number}"
-                for name, key in (("weight", "0.weight"), *_NORM):
-                    self._keep(f"{name}{number}", weights[f"{layer}.{key}"])
-            layer = "vector_quantizer"
-            self._keep("projection", weights[f"{layer}.projection.0.weight"])
-            self._keep("scale", weights[f"{layer}.projection.1.weight"])
-            self._keep("shift", weights[f"{layer}.projection.1.bias"])
-            self._keep("vectors", weights[f"{layer}.embedding"])
+            for n in range(len(KERNELS)):
+                for name, key in _LAYER.items():
+                    self._keep(f"{name}{n}", weights[f"{layer}.{n}.{key}"])
+                kernels.append(weights[f"{layer}.{n}.0.weight"].shape[2])
+            for name, key in _NEAREST.items():
+                self._keep(name, weights[f"vector_quantizer.{key}"])
         except KeyError as error:
             raise ValueError(
-                f"{checkpoint} is no vq-wav2vec with K-means: it has no "
-                f"{error.args[0]}"
+                f"{checkpoint} is no vq-wav2vec with K-means: no {error}"
             ) from None
+        # A checkpoint that is older than a setting does not name it.
+        self.activation = options.get("activation", "relu")
+        self.compressed = options.get("log_compression", True)
+        kernels += [0] * (f"{layer}.{len(kernels)}.0.weight" in weights)
+        if kernels != KERNELS or options.get("skip_connections_feat"):
+            raise ValueError(f"{checkpoint} has other convolutions than ours")
         self.codes, _, size = self.vectors.shape
         self.feature_size = len(self.projection) // size
         self.eval()
@@ -397,14 +392,13 @@ class VQWav2Vec(Codes):
     def encode(self, wav):
         """Returns the codes of one utterance, [tokens, groups]."""
         x = wav.view(1, 1, -1)
-        for number, stride in enumerate(STRIDES):
-            weight, scale, shift = (
-                getattr(self, f"{name}{number}")
-                for name in ("weight", "scale", "shift")
-            )
+        activation = getattr(torch.nn.functional, self.activation)
+        for n, stride in enumerate(STRIDES):
+            weight, scale, shift = (getattr(self, f"{k}{n}") for k in _LAYER)
             x = conv1d(x, weight, stride=stride)
-            x = group_norm(x, 1, scale, shift).relu()
-        x = (x.abs() + 1).log()
+            x = activation(group_norm(x, 1, scale, shift))
+        if self.compressed:
+            x = (x.abs() + 1).log()
         groups = self.feature_size
         x = conv1d(x, self.projection, groups=groups)
         x = group_norm(x, groups, self.scale, self.shift)
@@ -417,21 +411,39 @@ class VQWav2Vec(Codes):
         )
         return distances.argmin(-1).T.float()
 
+    def extra_repr(self):
+        """What shapes the codes beside the weights."""
+        return f"{self.activation}, log_compression={self.compressed}"
 
-_NORM = (("scale", "2.weight"), ("shift", "2.bias"))
+
+_LAYER = {"weight": "0.weight", "scale": "2.weight", "shift": "2.bias"}
+_NEAREST = {
+    "projection": "projection.0.weight",
+    "scale": "projection.1.weight",
+    "shift": "projection.1.bias",
+    "vectors": "embedding",
+}
 
 
-def _fairseq_weights(checkpoint):
-    """The weights of a checkpoint of fairseq; nothing of it is run."""
+class _Meter:
+    """Stands for the meters of a training run, which old checkpoints hold."""
+
+
+def _read_fairseq(checkpoint):
+    """Weights and settings of a checkpoint of fairseq; none of it is run."""
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {checkpoint}: give fairseq's "
             "vq-wav2vec_kmeans.pt, or choose kmeans for tokeniser"
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        names = "Average", "Stopwatch", "Time"
+        meters = [(_Meter, f"fairseq.meters.{name}Meter") for name in names]
+        with torch.serialization.safe_globals([argparse.Namespace, *meters]):
             content = torch.load(checkpoint, "cpu", weights_only=True)
-        return content["model"]
+        args = content.get("args") or content.get("cfg", {}).get("model", {})
+        args = args if isinstance(args, dict) else vars(args)
+        return dict(content["model"]), args
     except Exception as error:
         raise ValueError(
             f"{checkpoint} is no checkpoint of fairseq ({type(error).__name__})"
