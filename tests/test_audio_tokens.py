@@ -23,6 +23,7 @@ from slu_kd_lobes.students.audio_tokens import (
     Wav2Vec2Tokens,
 )
 from slu_kd_lobes.students.sincnet import SincNetEncoder
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 
 def phonemes():
@@ -316,6 +317,7 @@ def test_fitted_on_files_it_is_saved_and_read(tmp_path):
     read = KMeansTokens(phonemes, source=path)
     wav = torch.randn(1, 8000)
     assert torch.equal(read(wav)[0], first(wav)[0])
+    assert module_fingerprint(read) == module_fingerprint(first)
     assert (read.codes, read.feature_size) == (3, 4)
 
 

@@ -101,9 +101,9 @@ class KMeansTokens(torch.nn.Module):
         width = encoder.feature_size * encoder.layers
         self.made_from = {"encoder": module_fingerprint(encoder)}
         shapes = {
-            "mean": (width,),
-            "deviation": (width,),
             "centroids": (groups, clusters, width // groups),
+            "deviation": (width,),
+            "mean": (width,),
         }
         tensors = {name: torch.zeros(size) for name, size in shapes.items()}
         if source is not None:
