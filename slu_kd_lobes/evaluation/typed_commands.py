@@ -4,8 +4,10 @@ import statistics
 import time
 
 import torch
+from tqdm import tqdm
 
 from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.inference.recognisers import logits_of_nearest
 
@@ -46,6 +48,38 @@ def score_nearest_wordings(hparams, manifests, wordings, distances_of, cost):
         seconds={"train": 0.0},
         cost=cost(manifests.read(manifests.main_test)[:TIMED]),
     )
+
+
+@torch.no_grad()
+def distances_of_rows(rows, wordings, features, device, batch_size, measure):
+    """How far utterances are from wordings, a batch at a time.
+
+    Arguments
+    ---------
+    rows : list of dict
+        See `slu_kd_lobes.data.features.Stored.build`.
+    wordings : int
+        How many there are.
+    features : slu_kd_lobes.data.features.Stored or OnTheFly
+    device : str
+    batch_size : int
+    measure : callable
+        Takes features and their lengths, gives distances, [batch, wordings].
+
+    Returns
+    -------
+    torch.Tensor
+        [utterances, wordings].
+    """
+    features.build(rows)
+    data = UtteranceDataset(range(len(rows)), features.load(rows))
+    batches = data.loader_options(batch_size)["batch_sampler"]
+    distances = torch.zeros(len(rows), wordings)
+    for indices in tqdm(batches, "typed commands", unit="batch"):
+        batch = data.__getitems__(indices).to(device)
+        found = measure(*features(batch.inputs, batch.lengths))
+        distances[indices] = found.cpu()
+    return distances
 
 
 @torch.no_grad()

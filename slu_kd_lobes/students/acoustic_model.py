@@ -6,20 +6,13 @@ Knowledge Distillation for End-to-End Spoken Language Understanding", and its
 published code.
 """
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from speechbrain.dataio.dataio import length_to_mask
 
-from slu_kd_lobes.utils.files import whole
-from slu_kd_lobes.utils.fingerprints import (
-    check_made_from,
-    file_fingerprint,
-    fingerprint,
-)
+from slu_kd_lobes.utils.fingerprints import check_made_from, file_fingerprint
+from slu_kd_lobes.utils.sealed import load_sealed, save_sealed
 
 #: Frames that make one of the output.
 STRIDE = 2
@@ -151,15 +144,8 @@ class AcousticModel(torch.nn.Module):
             Fingerprints of what it was trained on, with that of the
             ``encoder`` whose states it has read.
         """
-        weights = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-        }
         facts = {"sizes": self.sizes, "made_from": made_from}
-        facts = {key: json.dumps(value) for key, value in facts.items()}
-        facts["sha256"] = _checksum(weights, facts)
-        with whole(Path(path)) as part:
-            save_file(weights, part, facts)
+        save_sealed(path, self.state_dict(), **facts)
 
     def load(self, path, encoder):
         """Takes the weights that `save` wrote.
@@ -188,20 +174,9 @@ class AcousticModel(torch.nn.Module):
                 f"there is no acoustic model {path}: run its pre-training, or "
                 "leave acoustic_model out"
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                weights = {k: file.get_tensor(k) for k in file.keys()}
-            intact = facts.pop("sha256") == _checksum(weights, facts)
-            sizes, made_from = map(
-                json.loads, (facts["sizes"], facts["made_from"])
-            )
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            intact = False
-        if not intact:
-            raise ValueError(
-                f"{path} is damaged: delete it, and its training ends anew"
-            )
+        remedy = "delete it, and its training ends anew"
+        weights, facts = load_sealed(path, remedy)
+        sizes = facts["sizes"]
         if sizes != self.sizes:
             different = [k for k in sizes if sizes[k] != self.sizes.get(k)]
             raise ValueError(
@@ -212,17 +187,9 @@ class AcousticModel(torch.nn.Module):
             )
         check_made_from(
             path,
-            {"encoder": made_from.get("encoder")},
+            {"encoder": facts["made_from"].get("encoder")},
             {"encoder": encoder},
             "give that one, or run the pre-training of the acoustic model",
         )
         self.load_state_dict(weights)
         return file_fingerprint(path)
-
-
-def _checksum(weights, facts):
-    """Hash of all that a file says."""
-    content = json.dumps(facts, sort_keys=True).encode()
-    for name in sorted(weights):
-        content += name.encode() + weights[name].numpy().tobytes()
-    return fingerprint(content)

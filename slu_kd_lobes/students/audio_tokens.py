@@ -7,14 +7,11 @@ its utterance is cut: utterances are read whole, and alone.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch.nn.functional import conv1d, group_norm
 from tqdm import tqdm
@@ -22,13 +19,13 @@ from transformers import AutoFeatureExtractor, Wav2Vec2ForPreTraining
 
 from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.students.encoders import PretrainedEncoder
-from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.fingerprints import (
     check_made_from,
     fingerprint,
     module_fingerprint,
 )
 from slu_kd_lobes.utils.hub import readable_source
+from slu_kd_lobes.utils.sealed import load_sealed, save_sealed
 
 #: Frames that a K-means is fitted on, at most.
 MAX_FRAMES = 50_000
@@ -229,12 +226,8 @@ class KMeansTokens(torch.nn.Module):
         path : str or Path
             A ``.safetensors`` file.
         """
-        own = self.named_buffers(recurse=False)
-        tensors = {name: value.cpu().contiguous() for name, value in own}
-        facts = {"made_from": json.dumps(self.made_from)}
-        facts["sha256"] = _checksum(tensors, facts["made_from"])
-        with whole(Path(path)) as part:
-            save_file(tensors, part, facts)
+        own = dict(self.named_buffers(recurse=False))
+        save_sealed(path, own, made_from=self.made_from)
 
     def _read(self, path):
         """The tensors of a file, if they go with the encoder."""
@@ -244,23 +237,9 @@ class KMeansTokens(torch.nn.Module):
                 f"there is no K-means {path}: run the pre-training of the "
                 "encoder of audio tokens first"
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            made_from = json.loads(facts["made_from"])
-            intact = facts["sha256"] == _checksum(tensors, facts["made_from"])
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            intact = False
-        if not intact:
-            raise ValueError(f"{path} is damaged: fit the K-means again")
-        check_made_from(path, made_from, self.made_from, remedy)
+        tensors, facts = load_sealed(path, "fit the K-means again")
+        check_made_from(path, facts["made_from"], self.made_from, remedy)
         return tensors
-
-
-def _checksum(tensors, text):
-    content = b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))
-    return fingerprint(content + text.encode())
 
 
 class Codes(PretrainedEncoder):

@@ -10,6 +10,10 @@ from collections import defaultdict
 import numpy as np
 import speechbrain as sb
 import torch
+from speechbrain.nnet.schedulers import (
+    LinearWarmupScheduler,
+    update_learning_rate,
+)
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
     if_main_process,
@@ -103,6 +107,8 @@ class StudentBrain(sb.Brain):
     highest_is_best = False
     #: Epochs from one validation to the next; the last one ends with one, too.
     valid_every = 1
+    #: Of the learning rate, by steps; see `warm_up`.
+    schedule = None
 
     def __init__(
         self,
@@ -263,6 +269,28 @@ class StudentBrain(sb.Brain):
             batches = -(-batches // torch.distributed.get_world_size())
         steps = batches * self.hparams.number_of_epochs
         return steps // self.grad_accumulation_factor
+
+    def warm_up(self, batches):
+        """Lets the learning rate rise and then fall to nothing, step by step.
+
+        The keys ``lr`` and ``warm_up``, a share of the steps, say how.
+
+        Arguments
+        ---------
+        batches : int
+            Of an epoch.
+        """
+        steps = self.total_steps(batches)
+        rising = round(self.hparams.warm_up * steps)
+        self.schedule = LinearWarmupScheduler(
+            self.hparams.lr, rising, steps + 1
+        )
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate of the step, after `warm_up`."""
+        if should_step and self.schedule is not None:
+            lr = self.schedule.calculate_lr(self.optimizer_step + 1)
+            update_learning_rate(self.optimizer, lr)
 
     def validates(self, epoch):
         """Whether an epoch ends with validation; the last one does."""

@@ -27,10 +27,6 @@ import numpy as np
 import speechbrain as sb
 import torch
 from prepare import prepare_pairs
-from speechbrain.nnet.schedulers import (
-    LinearWarmupScheduler,
-    update_learning_rate,
-)
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
@@ -92,12 +88,6 @@ class AlignmentBrain(StudentBrain):
         batch = dataset.__getitems__([index]).to(self.device)
         inputs = self.features(batch.inputs, batch.lengths)
         return self.model.to(self.device).eval().frames(*inputs).on_cpu()
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate of the step: up, then down to nothing."""
-        if should_step:
-            lr = self.schedule.calculate_lr(self.optimizer_step + 1)
-            update_learning_rate(self.optimizer, lr)
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the list of ranks."""
@@ -204,10 +194,7 @@ def main(arguments):
     brain.valid_rows = valid.columns["rows"].unique()
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
-    steps = brain.total_steps(len(train_options["batch_sampler"]))
-    brain.schedule = LinearWarmupScheduler(
-        hparams["lr"], round(hparams["warm_up"] * steps), steps + 1
-    )
+    brain.warm_up(len(train_options["batch_sampler"]))
     valid_options = valid.loader_options(size, num_workers=workers)
     before = brain.frames_of(valid, example["index"])
     if hparams["checkpointer"].find_checkpoint() is None:

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import torch
 from prepare_commands import prepare_fsc
-from tqdm import tqdm
 
-from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.typed_commands import (
+    distances_of_rows,
     milliseconds,
     score_nearest_wordings,
 )
@@ -54,20 +53,6 @@ def load_alignment(hparams):
             f"alignment: {save} has no checkpoint: let train.py end there"
         )
     return run, best
-
-
-@torch.no_grad()
-def answer(model, features, rows, tokens, device, batch_size):
-    """Distance of each utterance to each wording, [utterances, wordings]."""
-    features.build(rows)
-    data = UtteranceDataset(range(len(rows)), features.load(rows))
-    batches = data.loader_options(batch_size)["batch_sampler"]
-    distances = torch.zeros(len(rows), len(tokens.mask))
-    for indices in tqdm(batches, "typed commands", unit="batch"):
-        batch = data.__getitems__(indices).to(device)
-        frames = model.frames(*features(batch.inputs, batch.lengths))
-        distances[indices] = model.distances(frames, tokens).cpu()
-    return distances
 
 
 def parameters(model, first_frames):
@@ -102,9 +87,12 @@ def main(arguments):
     model.to(device).eval()
     tokens = table.units(table.rows_of(list(wordings)), device)
 
+    def measure(inputs, lengths):
+        return model.distances(model.frames(inputs, lengths), tokens)
+
     def distances_of(rows):
-        size = hparams["batch_size"]
-        return answer(model, features, rows, tokens, device, size)
+        facts = features, device, hparams["batch_size"], measure
+        return distances_of_rows(rows, len(wordings), *facts)
 
     def cost(rows):
         first_frames, units = features.encoder.cpu(), tokens.on_cpu()

@@ -23,10 +23,6 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from prepare import prepare_pairs
-from speechbrain.nnet.schedulers import (
-    LinearWarmupScheduler,
-    update_learning_rate,
-)
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
@@ -98,12 +94,6 @@ class PretrainingBrain(StudentBrain):
                 self.ranks.append(ranks(distances, batch.sentence_rows).cpu())
         self.log_terms(len(batch.indices), loss=loss)
         return loss
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate of the step: up, then down to nothing."""
-        if should_step:
-            lr = self.schedule.calculate_lr(self.optimizer_step + 1)
-            update_learning_rate(self.optimizer, lr)
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the list of ranks; validation masks the same every time."""
@@ -222,10 +212,7 @@ def main(arguments):
         brain.sentences = table.distinct(said)[0].to(device)
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
-    steps = brain.total_steps(len(train_options["batch_sampler"]))
-    brain.schedule = LinearWarmupScheduler(
-        hparams["lr"], round(hparams["warm_up"] * steps), steps + 1
-    )
+    brain.warm_up(len(train_options["batch_sampler"]))
     with one_sentence_errors():
         brain.fit(
             hparams["epoch_counter"],

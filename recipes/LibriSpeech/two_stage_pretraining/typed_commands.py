@@ -19,11 +19,10 @@ from pathlib import Path
 
 import torch
 from prepare_commands import prepare_fsc
-from tqdm import tqdm
 
-from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.token_dictionary import frame_tokens
 from slu_kd_lobes.evaluation.typed_commands import (
+    distances_of_rows,
     milliseconds,
     score_nearest_wordings,
 )
@@ -104,19 +103,6 @@ def make_tokeniser(run, folder):
     return run["make_tokeniser"](**options)
 
 
-def answer(model, features, rows, sentences, norm, device, batch_size):
-    """Distance of each utterance to each wording, [utterances, wordings]."""
-    features.build(rows)
-    data = UtteranceDataset(range(len(rows)), features.load(rows))
-    batches = data.loader_options(batch_size)["batch_sampler"]
-    distances = torch.zeros(len(rows), len(sentences))
-    for indices in tqdm(batches, "typed commands", unit="batch"):
-        batch = data.__getitems__(indices).to(device)
-        vectors = model(*features(batch.inputs, batch.lengths))
-        distances[indices] = torch.cdist(vectors, sentences, p=norm).cpu()
-    return distances
-
-
 def main(arguments):
     """Finds the nearest typed wording of each utterance."""
     with one_sentence_errors():
@@ -142,8 +128,14 @@ def main(arguments):
     norm = 1.0 if run["matching_distance"] == "l1" else 2.0
 
     def distances_of(rows):
-        facts = sentences.to(device), norm, device, hparams["batch_size"]
-        return answer(model.to(device), features, rows, *facts)
+        there = sentences.to(device)
+        model.to(device)
+
+        def measure(codes, lengths):
+            return torch.cdist(model(codes, lengths), there, p=norm)
+
+        facts = features, device, hparams["batch_size"], measure
+        return distances_of_rows(rows, len(wordings), *facts)
 
     def cost(rows):
         model.cpu(), tokeniser.cpu()
