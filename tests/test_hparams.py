@@ -169,6 +169,9 @@ def test_an_empty_mapping_takes_any_key(short):
     """There is none to compare it with."""
     hparams, _ = load_hparams(short("extra: {a: 1}\n"))
     assert hparams["extra"] == {"a": 1}
+    more = {"extra": "{b: 2}"}
+    hparams, _ = load_hparams(short("extra: {a: 1}\n"), more)
+    assert hparams["extra"] == {"a": 1, "b": 2}
     assert "'extra' must be keys and" in message_of(short(), {"extra": "5"})
 
 

@@ -1,9 +1,13 @@
 """Two-stage distillation, stage by stage, as a user runs it."""
 
 import json
+import sys
 
 import pytest
-from running import CORPUS, ROOT, metrics_of, run
+from running import CORPUS, ROOT, metrics_of, run, run_command
+
+from slu_kd_lobes.utils.environment import packaged_minilm
+from slu_kd_lobes.utils.files import read_csv, write_json
 
 RECIPE = ROOT / "recipes" / "fluent-speech-commands" / "two_stage"
 TINY = {
@@ -124,3 +128,91 @@ def test_typed_wordings_are_found_by_stage_one(trained):
         options |= {"pretrained": pt, "output_folder": folder / "no"}
         printed = run("typed_commands", options, recipe, True, script)
         assert "learnt no vectors of text" in printed
+
+
+STAGE_ONE = "../../LibriSpeech/two_stage_pretraining/hparams"
+MATRIX = {
+    "title": "Two stages",
+    "reference": "no KD",
+    "seeds": [1],
+    "variables": {"speech": "nowhere"},
+    "conditions": {"all": {}},
+    "overrides": {"test_splits": ["utt_test"]},
+    "systems": {
+        "no KD": {
+            "script": "two_stage.py",
+            "config": "../two_stage/hparams/bundled.yaml",
+            "overrides": {
+                **TINY,
+                "stages": "pt,ft",
+                "speech_folder": "<speech>",
+            },
+        },
+        "typed": {
+            "script": "typed_by_tokens.py",
+            "config": f"{STAGE_ONE}/typed_commands.yaml",
+            "overrides": {"pretrained": "<first>"},
+            "first": {
+                "script": "pretrain.py",
+                "config": f"{STAGE_ONE}/pt_kd.yaml",
+                "overrides": {
+                    "data_folder": "<data_folder>",
+                    "splits": {
+                        "train": ["data/train_data"],
+                        "valid": ["data/valid_data"],
+                    },
+                    "hours": 0.02,
+                    "valid_hours": 0.01,
+                    "tokeniser": "kmeans",
+                    "text_encoder": "<text_encoder>",
+                    "encoder": {
+                        "hidden_size": 16,
+                        "num_layers": 1,
+                        "num_heads": 2,
+                        "feed_forward": 16,
+                    },
+                    "number_of_epochs": 1,
+                },
+            },
+        },
+    },
+}
+
+
+def run_matrix(folder, fails=False, **variables):
+    """Runs all of it; JSON is YAML, too."""
+    text_encoder = str(packaged_minilm())
+    matrix = folder / "two_stage.yaml"
+    variables = {"speech": CORPUS, "text_encoder": text_encoder, **variables}
+    write_json(matrix, {**MATRIX, "variables": dict.fromkeys(variables, "?")})
+    places = {"results": folder / "made", "report": folder / "report"}
+    options = {"data_folder": CORPUS, **places, **variables}
+    words = [f"--{key}={value}" for key, value in options.items()]
+    command = [sys.executable, "experiments.py", matrix, *words]
+    return run_command(command, fails)
+
+
+def test_a_matrix_has_stages_and_typed_wordings(tmp_path):
+    """Pre-trained models lie beside the runs; again, nothing is trained."""
+    run_matrix(tmp_path)
+    made = tmp_path / "made"
+    found = sorted(made.glob("*/*/metrics.json"))
+    names = [path.parent.name.split("-")[0] for path in found]
+    assert names == ["pt", "bundled", "pt_kd", "typed_commands"]
+    rows = read_csv(tmp_path / "report" / "results" / "runs.csv")
+    assert {row["system"] for row in rows} == {"no KD", "typed"}
+    assert {row["test_set"] for row in rows} == {"valid", "utt_test"}
+    said = next((made / "runs").glob("bundled-*/output.txt")).read_text()
+    assert "masked tokens named" in said  # of the stage as well
+    times = {path: path.stat().st_mtime_ns for path in found}
+    run_matrix(tmp_path)
+    assert times == {p: p.stat().st_mtime_ns for p in times}
+    assert sorted(made.glob("*/*/metrics.json")) == found
+
+
+def test_a_stage_that_fails_in_a_matrix_is_told(tmp_path):
+    """The sentence names the stage; its output says why."""
+    printed = run_matrix(tmp_path, fails=True, speech=tmp_path / "nowhere")
+    assert "1 runs failed; the first: pt-" in printed
+    said = next(tmp_path.glob("made/runs/bundled-*/output.txt")).read_text()
+    assert "nowhere does not exist" in said

@@ -13,6 +13,7 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from slu_kd_lobes.data.token_dictionary import BOS, EOS, PAD, TokenDictionary
+from slu_kd_lobes.students.dropout import Dropout
 from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.hub import readable_source
 
@@ -36,9 +37,11 @@ class TokenEncoder(torch.nn.Module):
     feed_forward : int
         Units between the two products of a layer.
     dropout : float
-        Of states and of attention weights.
+        Of states.
     max_length : int
         Tokens of the longest input, the marks of begin and end among them.
+    attention_dropout : float
+        Of attention weights; 0 is a good deal faster on a CPU.
 
     Example
     -------
@@ -59,6 +62,7 @@ class TokenEncoder(torch.nn.Module):
         feed_forward=3072,
         dropout=0.1,
         max_length=2048,
+        attention_dropout=0.1,
     ):
         super().__init__()
         config = RobertaConfig(
@@ -68,7 +72,7 @@ class TokenEncoder(torch.nn.Module):
             num_attention_heads=num_heads,
             intermediate_size=feed_forward,
             hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            attention_probs_dropout_prob=attention_dropout,
             # RoBERTa counts positions from the number after the padding's.
             max_position_embeddings=max_length + PAD + 1,
             type_vocab_size=1,
@@ -81,6 +85,10 @@ class TokenEncoder(torch.nn.Module):
         self._take(dictionary, RobertaForMaskedLM(config))
 
     def _take(self, dictionary, model):
+        for module in list(model.modules()):  # the same, faster on a CPU
+            for name, part in module.named_children():
+                if type(part) is torch.nn.Dropout:
+                    setattr(module, name, Dropout(part.p))
         self.dictionary, self.model = dictionary, model
         self.frame_ms = model.config.frame_ms
         self.hidden_size = model.config.hidden_size

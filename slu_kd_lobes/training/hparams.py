@@ -314,7 +314,7 @@ def complete_yaml(hparams_file, overrides=None):
     path = Path(hparams_file)
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
-    tree = _read(path)
+    tree, any_keys = _read(path), ()
     if "base" in tree:
         short = tree
         base = path.parent / short.pop("base")
@@ -322,14 +322,17 @@ def complete_yaml(hparams_file, overrides=None):
             raise FileNotFoundError(f"{path}: its base {base} does not exist")
         tree = _read(base)
         _check_keys(short, tree, path)
+        # An empty mapping takes any keys, from here and from the command line.
+        any_keys = [k for k, v in tree.items() if v == {} and not _tag(v)]
         for key, value in short.items():
             _check_nested(key, value, tree[key], path, tree)
             _replace(tree, key, value)
     overrides = overrides or {}
     _check_keys(overrides, tree, COMMAND_LINE)
     for key, text in overrides.items():
-        value = typed_value(key, text, tree[key])
-        _check_nested(key, value, tree[key], COMMAND_LINE, tree)
+        default = CommentedMap() if key in any_keys else tree[key]
+        value = typed_value(key, text, default)
+        _check_nested(key, value, default, COMMAND_LINE, tree)
         _replace(tree, key, value)
     for key, value in tree.items():
         if isinstance(value, str) and value.startswith("~"):

@@ -36,7 +36,10 @@ from slu_kd_lobes.utils.fingerprints import (
     model_fingerprint,
 )
 
-PAD = Path(__file__).resolve().parents[2] / "LibriSpeech" / "PAD"
+RECIPES = Path(__file__).resolve().parents[2]
+PAD = RECIPES / "LibriSpeech" / "PAD"
+TWO_STAGE = RECIPES / "fluent-speech-commands" / "two_stage"
+STAGE_ONE = RECIPES / "LibriSpeech" / "two_stage_pretraining"
 
 #: Of a part of a corpus that is no file, such as one of LibriSpeech; a guess
 #: that orders the runs.
@@ -167,20 +170,35 @@ def modules_of(folder):
         sys.modules.update(hidden)
 
 
-def run_pad(script, arguments):
-    """Runs a script of the recipe that aligns speech and text models."""
-    with modules_of(PAD):
-        runpy.run_path(str(PAD / script))["main"](arguments)
+def run_script(path, arguments):
+    """Runs a script of another recipe."""
+    with modules_of(path.parent):
+        runpy.run_path(str(path))["main"](arguments)
 
 
 def align(arguments):
     """Aligns a speech model with a text model."""
-    run_pad("train.py", arguments)
+    run_script(PAD / "train.py", arguments)
 
 
 def answer_typed(arguments):
     """Tests an aligned model on commands that were typed."""
-    run_pad("typed_commands.py", arguments)
+    run_script(PAD / "typed_commands.py", arguments)
+
+
+def two_stage(arguments):
+    """Trains all stages of two-stage distillation."""
+    run_script(TWO_STAGE / "train.py", arguments)
+
+
+def pretrain(arguments):
+    """Trains an encoder of audio tokens on speech and its transcripts."""
+    run_script(STAGE_ONE / "train.py", arguments)
+
+
+def answer_typed_by_tokens(arguments):
+    """Tests an encoder of audio tokens on commands that were typed."""
+    run_script(STAGE_ONE / "typed_commands.py", arguments)
 
 
 def list_of(folder, part):
@@ -189,25 +207,33 @@ def list_of(folder, part):
     return next((path for path in paths if path.is_file()), None)
 
 
+def pairs_of(*corpora):
+    """What lists the speech of corpora, and how many utterances there are.
+
+    Arguments
+    ---------
+    corpora : tuple of tuple
+        Folder and parts by split of each.
+    """
+    pairs, count = [], 0
+    for folder, splits in corpora:
+        for split, parts in sorted(splits.items()):
+            for part in parts:
+                file = list_of(folder, part)
+                pairs.append([split, file_fingerprint(file) if file else part])
+                count += file.read_bytes().count(b"\n") if file else UTTERANCES
+    return pairs, count
+
+
 def plan_alignments(runs):
     """Finds what alignments are made from; see `plan_students`."""
     plans = []
     for run in runs:
         hparams, text, _ = load(run)
-        pairs, count = [], 0
-        for folder, splits in (
+        pairs, count = pairs_of(
             (hparams["data_folder"], hparams["splits"]),
             (hparams["other_folder"], hparams["other_splits"]),
-        ):
-            for split, parts in sorted(splits.items()):
-                for part in parts:
-                    file = list_of(folder, part)
-                    pairs.append(
-                        [split, file_fingerprint(file) if file else part]
-                    )
-                    count += (
-                        file.read_bytes().count(b"\n") if file else UTTERANCES
-                    )
+        )
         sources = {
             "pairs": pairs,
             **{
@@ -220,6 +246,50 @@ def plan_alignments(runs):
     return plans
 
 
+def plan_pretraining(runs):
+    """Finds what encoders of tokens are made from; see `plan_students`."""
+    plans = []
+    for run in runs:
+        hparams, text, _ = load(run)
+        pairs, count = pairs_of(
+            (hparams["data_folder"], hparams["splits"]),
+            (hparams["other_folder"], hparams["other_splits"]),
+        )
+        sources = {"pairs": pairs, **models_of_tokens(hparams)}
+        utterances = count * hparams["number_of_epochs"]
+        plans.append(plan(text, sources, None, utterances))
+    return plans
+
+
+def models_of_tokens(hparams):
+    """Fingerprints of what makes tokens, and of the text encoder."""
+    own = hparams["tokeniser"] == "kmeans"
+    key = "kmeans_source" if own else "tokeniser_source"
+    return {k: model_fingerprint(hparams[k]) for k in (key, "text_encoder")}
+
+
+def plan_two_stage(runs):
+    """Finds what all stages are made from; see `plan_students`."""
+    once, plans = Once(), []
+    for run in runs:
+        hparams, text, _ = load(run)
+        corpus = hparams["corpus"]
+        manifests = once(corpus, lambda: prepare_fsc(**corpus))
+        pairs, _ = pairs_of(
+            (hparams["speech_folder"], hparams["speech_splits"]),
+            (hparams["other_folder"], hparams["other_splits"]),
+        )
+        sources = {
+            "pairs": pairs,
+            "train data": manifests.fingerprint("train"),
+            **models_of_tokens(hparams),
+        }
+        size = len(manifests.read("train"))
+        utterances = size * hparams["number_of_epochs"]
+        plans.append(plan(text, sources, manifests, utterances))
+    return plans
+
+
 def plan_typed(runs):
     """Prepares what tests of typed commands share; see `plan_students`."""
     once, plans = Once(), []
@@ -227,9 +297,9 @@ def plan_typed(runs):
         hparams, text, _ = load(run)
         corpus = hparams["corpus"]
         manifests = once(corpus, lambda: prepare_fsc(**corpus))
-        # What an alignment is made from stands beside it.
-        made_from = Path(hparams["alignment"]) / "made_from.json"
-        sources = {"alignment": file_fingerprint(made_from)}
+        # What a model is made from stands beside it.
+        model = hparams.get("alignment") or hparams["pretrained"]
+        sources = {"model": file_fingerprint(Path(model) / "made_from.json")}
         plans.append(plan(text, sources, manifests, 0))
     return plans
 
@@ -256,6 +326,26 @@ SCRIPTS = {
     ),
     "typed_commands.py": engine.Script(
         answer_typed,
+        plan_typed,
+        {"feature_folder": "features", "manifest_folder": "manifests"},
+    ),
+    "two_stage.py": engine.Script(
+        two_stage,
+        plan_two_stage,
+        {
+            "feature_folder": "features",
+            "teacher_folder": "teachers",
+            "manifest_folder": "manifests",
+            "pretraining_folder": "pretraining",
+        },
+    ),
+    "pretrain.py": engine.Script(
+        pretrain,
+        plan_pretraining,
+        {"feature_folder": "features", "teacher_folder": "teachers"},
+    ),
+    "typed_by_tokens.py": engine.Script(
+        answer_typed_by_tokens,
         plan_typed,
         {"feature_folder": "features", "manifest_folder": "manifests"},
     ),

@@ -30,6 +30,7 @@ from pathlib import Path
 import finetune
 from filelock import FileLock
 from prepare import prepare_fsc
+from torch import get_num_threads
 
 from slu_kd_lobes.experiments.runs import typed
 from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
@@ -92,9 +93,17 @@ def pretrain(script, config, overrides, options, folder, after=""):
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(f".{name}.lock")):
         print(f"stage: {name}", flush=True)
-        code = subprocess.run(command, cwd=PRETRAINING).returncode
-    if code:  # it has said why
-        raise SystemExit(code)
+        # Its share of the cores, and its output, are those of this process.
+        shared = {**os.environ, "OMP_NUM_THREADS": str(get_num_threads())}
+        code = subprocess.run(
+            command,
+            cwd=PRETRAINING,
+            env=shared,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+        ).returncode
+    if code:
+        raise SystemExit(f"error: {name} failed; it said above why")
     return place
 
 
@@ -118,11 +127,9 @@ def main(arguments):
     for stage in stages:
         with one_sentence_errors():
             if stage in ("pt", "pt_kd"):
-                text = {
-                    key: hparams[key]
-                    for key in ("text_encoder", "teacher_folder")
-                }
-                own = {**text, **shared, **hparams["token_pretraining"]}
+                own = {**shared, **hparams["token_pretraining"]}
+                if stage == "pt_kd":
+                    own |= hparams["utterance_matching"]
                 config = f"{stage}.yaml"
                 place = pretrain("train.py", config, own, options, folder)
                 given["token_encoder"] = str(place / "encoder")
