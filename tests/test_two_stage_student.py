@@ -24,6 +24,7 @@ from slu_kd_lobes.students.sincnet import SincNetEncoder
 from slu_kd_lobes.students.token_encoder import TokenEncoder
 from slu_kd_lobes.students.two_stage import TwoStageStudent
 from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 RECIPES = ROOT / "recipes" / "fluent-speech-commands"
 SIZES = dict(hidden_size=6, num_layers=2, channels=2)
@@ -250,9 +251,13 @@ def tune(small, tmp_path):
     words = torch.cartesian_prod(torch.arange(3), torch.arange(3)).tolist()
     folder = tmp_path / "encoder"
 
-    def new_encoder():
+    def new_encoder(made_with=tokens):
         dictionary = TokenDictionary(words, 3)
-        encoder = TokenEncoder(dictionary, tokens.frame_ms, 16, 1, 2, 16)
+        encoder = TokenEncoder(
+            dictionary,
+            *(tokens.frame_ms, 16, 1, 2, 16),
+            tokeniser=module_fingerprint(made_with),
+        )
         encoder.save(folder)
         tokens.save(folder / "tokeniser.safetensors")
 
@@ -280,6 +285,13 @@ def tune(small, tmp_path):
 
 
 TUNE = "finetune.py"
+
+
+def test_tokens_of_another_tokeniser_are_refused(tune):
+    """Although they have as many codes as the encoder has read."""
+    tune.new_encoder(torch.nn.Linear(1, 1))
+    printed, folder = tune("run", fails=True)
+    assert "was made with another encoder: choose that" in printed
 
 
 def losses_of(folder):

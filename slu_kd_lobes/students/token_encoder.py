@@ -42,6 +42,8 @@ class TokenEncoder(torch.nn.Module):
         Tokens of the longest input, the marks of begin and end among them.
     attention_dropout : float
         Of attention weights; 0 is a good deal faster on a CPU.
+    tokeniser : str or None
+        Fingerprint of what made the tokens that it learnt from.
 
     Example
     -------
@@ -63,6 +65,7 @@ class TokenEncoder(torch.nn.Module):
         dropout=0.1,
         max_length=2048,
         attention_dropout=0.1,
+        tokeniser=None,
     ):
         super().__init__()
         config = RobertaConfig(
@@ -81,6 +84,7 @@ class TokenEncoder(torch.nn.Module):
             pad_token_id=PAD,
             eos_token_id=EOS,
             frame_ms=frame_ms,
+            tokeniser=tokeniser,
         )
         self._take(dictionary, RobertaForMaskedLM(config))
 
@@ -91,6 +95,7 @@ class TokenEncoder(torch.nn.Module):
                     setattr(module, name, Dropout(part.p))
         self.dictionary, self.model = dictionary, model
         self.frame_ms = model.config.frame_ms
+        self.tokeniser = getattr(model.config, "tokeniser", None)
         self.hidden_size = model.config.hidden_size
         self.max_length = model.config.max_position_embeddings - PAD - 1
 

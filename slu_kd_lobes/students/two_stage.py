@@ -87,6 +87,7 @@ class TwoStageStudent(torch.nn.Module):
         )
         encoder = module_fingerprint(self.encoder)
         self.made_from = {
+            "encoder": self.encoder.tokeniser,
             "token encoder": encoder,
             "dictionary": self.dictionary.fingerprint,
             "acoustic model": acoustic_model

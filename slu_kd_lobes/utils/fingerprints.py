@@ -130,6 +130,40 @@ def module_fingerprint(module):
     return weights_fingerprint(module, name)
 
 
+def joined(made_from, pretrained):
+    """What a run is made from, with what its pre-trained part was made from.
+
+    Arguments
+    ---------
+    made_from, pretrained : dict
+        Fingerprints by name; None where it is not known.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If both name a thing, and it is not the same one.
+
+    Example
+    -------
+    >>> joined({"data": 1}, {"model": 2})
+    {'model': 2, 'data': 1}
+    >>> joined({"encoder": 1}, {"encoder": 2})
+    Traceback (most recent call last):
+    ...
+    ValueError: what is pre-trained was made with another encoder: choose that
+    """
+    for name in made_from.keys() & pretrained.keys():
+        if pretrained[name] not in (None, made_from[name]):
+            raise ValueError(
+                f"what is pre-trained was made with another {name}: choose that"
+            )
+    return pretrained | made_from
+
+
 def check_made_from(what, made_from, expected, remedy):
     """Refuses what was made from other things than are at hand.
 

@@ -159,7 +159,11 @@ def dataio_prep(hparams, splits, features, device):
 
 def make_modules(hparams, dictionary, tokeniser, table):
     """What trains: the encoder, and a projection where widths differ."""
-    encoder = hparams["encoder"](dictionary, tokeniser.frame_ms)
+    encoder = hparams["encoder"](
+        dictionary,
+        tokeniser.frame_ms,
+        tokeniser=module_fingerprint(tokeniser),
+    )
     projection = torch.nn.Identity()
     width = encoder.hidden_size if table is None else table.outputs.shape[1]
     if width != encoder.hidden_size:

@@ -47,7 +47,11 @@ from slu_kd_lobes.utils.environment import (
     peak_memory_mb,
 )
 from slu_kd_lobes.utils.files import write_json
-from slu_kd_lobes.utils.fingerprints import fingerprint, module_fingerprint
+from slu_kd_lobes.utils.fingerprints import (
+    fingerprint,
+    joined,
+    module_fingerprint,
+)
 
 #: Numbers of the symbols; the blank of CTC is 0.
 SYMBOLS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
@@ -171,7 +175,7 @@ def main(arguments):
         encoder.requires_grad_(False)
         features = hparams["make_features"](hparams["make_tokeniser"](), device)
         datasets = dataio_prep(splits, features)
-        sources = {
+        made_from = {
             "encoder": module_fingerprint(encoder),
             "dictionary": encoder.dictionary.fingerprint,
             "tokeniser": module_fingerprint(features.encoder),
@@ -179,6 +183,7 @@ def main(arguments):
                 datasets["train"].columns["letters"].tolist()
             ),
         }
+        sources = joined(made_from, {"tokeniser": encoder.tokeniser})
         start_or_resume(hparams, text, sources)
         if is_finished(hparams):
             return finish_run()

@@ -35,7 +35,11 @@ from slu_kd_lobes.training.run_folder import (
     parse_arguments,
     start_or_resume,
 )
-from slu_kd_lobes.utils.fingerprints import file_fingerprint, module_fingerprint
+from slu_kd_lobes.utils.fingerprints import (
+    file_fingerprint,
+    joined,
+    module_fingerprint,
+)
 
 
 class StageOne(torch.nn.Module):
@@ -117,11 +121,13 @@ def main(arguments):
         features = hparams["make_features"](tokeniser, device)
         wordings = manifests.typed_wordings(hparams["typed"])
         table = run["text_models"]["sentence"].vectors(wordings, device)
-        sources = {
+        made_from = {
             "stage one": weights,
             "tokeniser": module_fingerprint(tokeniser),
             "sentences": table.made_from,
         }
+        known = {"tokeniser": model.encoder.tokeniser}
+        sources = joined(made_from, known)
         start_or_resume(hparams, text, sources)
 
     sentences = table.look_up(list(wordings))

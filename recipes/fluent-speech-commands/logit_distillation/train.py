@@ -46,7 +46,7 @@ from slu_kd_lobes.training.run_folder import (
     parse_arguments,
     start_or_resume,
 )
-from slu_kd_lobes.utils.fingerprints import module_fingerprint
+from slu_kd_lobes.utils.fingerprints import joined, module_fingerprint
 
 
 class SLUBrain(StudentBrain):
@@ -161,8 +161,7 @@ def prepare(hparams, device):
     """Corpus -> manifests, text models, and what gives and takes features."""
     text_models = chosen_text_models(hparams)
     manifests = run_on_main(prepare_fsc, kwargs=hparams["corpus"])
-    encoder = hparams["make_encoder"]()
-    features = hparams["make_features"](encoder, device)
+    features = hparams["make_features"](hparams["make_encoder"](), device)
     modules = make_modules(hparams, manifests.schema, features, {})  # or raises
     pretrained = getattr(modules["student"], "made_from", {})
     return manifests, text_models, features, pretrained
@@ -218,7 +217,8 @@ def main(arguments):
             manifests, text_models, features, pretrained = prepare(
                 hparams, run_opts["device"]
             )
-            sources = made_from(manifests, features, text_models) | pretrained
+            sources = made_from(manifests, features, text_models)
+            sources = joined(sources, pretrained)
             slots = {"slots": manifests.schema}
             start_or_resume(hparams, text, sources, **slots)
         with timed("teacher"):
