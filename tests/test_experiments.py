@@ -22,9 +22,10 @@ from slu_kd_lobes.experiments.matrix import (
     read_systems,
 )
 from slu_kd_lobes.experiments.records import read_records, write_records
-from slu_kd_lobes.experiments.runs import runs_of, typed
+from slu_kd_lobes.experiments.runs import runs_of
 from slu_kd_lobes.experiments.tables import make_tables
 from slu_kd_lobes.training.hparams import complete_yaml, settings
+from slu_kd_lobes.utils.command_line import typed
 
 NO_RAY = (
     "no Ray cluster answers at"

@@ -16,7 +16,13 @@ CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
 
 @pytest.mark.skipif(not CHECKOUT, reason="SPEECHBRAIN_CHECKOUT is not set")
 @pytest.mark.parametrize(
-    "recipe", ["fluent-speech-commands/logit_distillation", "LibriSpeech/PAD"]
+    "recipe",
+    [
+        "fluent-speech-commands/logit_distillation",
+        "fluent-speech-commands/two_stage",
+        "LibriSpeech/PAD",
+        "LibriSpeech/two_stage_pretraining",
+    ],
 )
 def test_speechbrains_checks_pass_on_the_grafted_recipe(recipe, tmp_path):
     """In a clone of the checkout, which stays as it is."""

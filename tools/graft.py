@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Puts a recipe into a checkout of SpeechBrain.
 
-It copies what a contribution would hold: the recipe with its one complete
-YAML, and the lobes that it imports; adds a row to tests/recipes and a few rows
+It copies what a contribution would hold: the recipe with one complete YAML a
+script, and the lobes that it imports; adds a row to tests/recipes and a few rows
 of sample data; and runs SpeechBrain's own checks on it.
 
 > python tools/graft.py /path/to/speechbrain
@@ -40,47 +40,132 @@ class Recipe(NamedTuple):
     ---------
     task : str
         As SpeechBrain's table of recipes calls it.
+    scripts : dict
+        By name: the complete YAML, the arguments of a run on the samples of
+        SpeechBrain, two speakers, without a hub, and the files that it leaves.
     replaced : dict
         In place of what comes with this project: hubs serve SpeechBrain's
         users.
-    flags : str
-        A run on the samples of SpeechBrain, two speakers, without a hub.
-    checks : str
-        Files that it leaves.
+    needs : str or None
+        A recipe whose scripts it calls.
     """
 
     task: str
+    scripts: dict
     replaced: dict
-    flags: str
-    checks: str
+    needs: str = None
 
 
+PAIRS = (
+    "--data_folder=tests/samples/ASR '--splits={train: "
+    "[../annotation/slots/train_data], "
+    "valid: [../annotation/slots/valid_data]}' "
+)
+TOKENS = (
+    "--tokeniser=kmeans --kmeans_encoder=transformer "
+    f"--kmeans_source={MODELS}/speech "
+)
+ENCODER = (
+    "encoder: {hidden_size: 16, num_layers: 1, num_heads: 2, feed_forward: 16}"
+)
+ACOUSTIC = "acoustic_model: {hidden_size: 8, num_layers: 1, channels: 2}"
+LOGS = "train_log.txt,log.txt,env.log"
 RECIPES = {
     "fluent-speech-commands/logit_distillation": Recipe(
         "SLU",
+        {
+            "train.py": (
+                "base.yaml",
+                f"--data_folder=tests/samples/ASR --csv_folder={SAMPLES} "
+                "--slots=[action] --shared_speakers=True "
+                "--encoder_source=null --features=unfreeze_all --teachers=[] "
+                "--manifest_folder=tests/tmp/slots",
+                f"[{LOGS},metrics.json,predictions_test.csv]",
+            )
+        },
         {
             "data_folder": "!PLACEHOLDER  # /path/to/"
             "fluent_speech_commands_dataset",
             "encoder_source": "null  # a folder or hub name with encoder.ckpt",
             "text_encoder": "bert-base-uncased",
         },
-        f"--data_folder=tests/samples/ASR --csv_folder={SAMPLES} "
-        "--slots=[action] --shared_speakers=True --encoder_source=null "
-        "--features=unfreeze_all --teachers=[] "
-        "--manifest_folder=tests/tmp/slots",
-        "[train_log.txt,log.txt,metrics.json,predictions_test.csv,env.log]",
     ),
     "LibriSpeech/PAD": Recipe(
         "Alignment",
+        {
+            "train.py": (
+                "base.yaml",
+                PAIRS
+                + f"--speech_model={MODELS}/speech --text_model={MODELS}/text "
+                "--features=on_the_fly --token_folder=tests/tmp/tokens "
+                "--number_of_epochs=2",
+                f"[{LOGS},metrics.json,aligned]",
+            )
+        },
         {},
-        "--data_folder=tests/samples/ASR '--splits={train: "
-        "[../annotation/slots/train_data], "
-        "valid: [../annotation/slots/valid_data]}' "
-        f"--speech_model={MODELS}/speech --text_model={MODELS}/text "
-        "--features=on_the_fly --token_folder=tests/tmp/tokens "
-        "--number_of_epochs=2",
-        "[train_log.txt,log.txt,metrics.json,aligned,env.log]",
     ),
+    "LibriSpeech/two_stage_pretraining": Recipe(
+        "Pre-training",
+        {
+            "train.py": (
+                "base.yaml",
+                PAIRS
+                + TOKENS
+                + f"--kmeans_clusters=4 '--{ENCODER.replace(': ', '=', 1)}' "
+                f"--matching_weight=1 --text_encoder={MODELS}/text "
+                "--teacher_folder=tests/tmp/teachers "
+                "--feature_folder=tests/tmp/codes "
+                "--encoder_folder=tests/tmp/token_encoder",
+                f"[{LOGS},metrics.json]",
+            ),
+            "train_ctc.py": (
+                "am_pt.yaml",
+                PAIRS
+                + TOKENS
+                + f"--number_of_epochs=2 '--{ACOUSTIC.replace(': ', '=', 1)}' "
+                "--token_encoder=tests/tmp/token_encoder "
+                "--feature_folder=tests/tmp/codes",
+                f"[{LOGS},metrics.json,acoustic.safetensors]",
+            ),
+        },
+        {"kmeans_source": "null  # a folder or hub name with encoder.ckpt"},
+    ),
+    "fluent-speech-commands/two_stage": Recipe(
+        "SLU",
+        {
+            "train.py": (
+                "base.yaml",
+                "--stages=pt_kd,am_pt,ft --speech_folder=tests/samples/ASR "
+                "'--speech_splits={train: [../annotation/slots/train_data], "
+                "valid: [../annotation/slots/valid_data]}' "
+                f"{TOKENS}--text_encoder={MODELS}/text "
+                f"'--token_pretraining={{kmeans_clusters: 4, {ENCODER}}}' "
+                "'--acoustic_pretraining={number_of_epochs: 2, "
+                f"{ACOUSTIC}}}' "
+                "'--student={hidden_size: 8, num_layers: 1, channels: 2}' "
+                f"--data_folder=tests/samples/ASR --csv_folder={SAMPLES} "
+                "--slots=[action] --shared_speakers=True --number_of_epochs=2 "
+                "--pretraining_folder=tests/tmp/pretraining "
+                "--teacher_folder=tests/tmp/teachers "
+                "--feature_folder=tests/tmp/codes "
+                "--manifest_folder=tests/tmp/intents",
+                f"[{LOGS},metrics.json,predictions_test.csv]",
+            )
+        },
+        {
+            "data_folder": "!PLACEHOLDER  # /path/to/"
+            "fluent_speech_commands_dataset",
+            "kmeans_source": "null  # a folder or hub name with encoder.ckpt",
+            "text_encoder": "bert-base-uncased",
+        },
+        "LibriSpeech/two_stage_pretraining",
+    ),
+}
+#: What a complete YAML is called there, by its name here: as its script.
+YAMLS = {
+    yaml: Path(script).stem
+    for recipe in RECIPES.values()
+    for script, (yaml, *_) in recipe.scripts.items()
 }
 
 
@@ -126,10 +211,11 @@ def graft(checkout, name):
     list of Path
         The new files.
     """
-    recipe = ROOT / "recipes" / name
-    base = recipe / "hparams" / "base.yaml"
-    scripts = [recipe / "train.py", recipe.parent / "prepare.py"]
-    modules = needed_modules([*scripts, base])
+    recipe, facts = ROOT / "recipes" / name, RECIPES[name]
+    yamls = [recipe / "hparams" / yaml for yaml, *_ in facts.scripts.values()]
+    scripts = [*(recipe / script for script in facts.scripts)]
+    scripts += [recipe.parent / "prepare.py", *recipe.glob("finetune.py")]
+    modules = needed_modules([*scripts, *yamls])
     target = checkout / LOBES.replace(".", "/")
     files = {
         target.joinpath(*name.split(".")).with_suffix(".py"): path
@@ -140,20 +226,26 @@ def graft(checkout, name):
         files[folder / "__init__.py"] = inside
     files[target / "__init__.py"] = ROOT / PACKAGE / "__init__.py"
     home = checkout / "recipes" / name
-    files |= {home / path.name: path for path in scripts}
     others = [recipe / "README.md", recipe / "extra_requirements.txt"]
-    files |= {home / path.name: path for path in others}
-    files[home / "hparams" / "train.yaml"] = base
+    files |= {home / path.name: path for path in [*scripts, *others]}
+    for path in yamls:
+        files[home / "hparams" / f"{YAMLS[path.name]}.yaml"] = path
     for new, old in files.items():
         text = old.read_text(encoding="utf-8").replace(PACKAGE, LOBES)
-        # There, one complete file stands for all.
-        text = re.sub(r"hparams/\w+\.yaml", "hparams/train.yaml", text)
+        # There, a script has one complete file.
+        text = re.sub(
+            r"hparams/(\w+\.yaml)",
+            lambda found: f"hparams/{YAMLS.get(found[1], 'train')}.yaml",
+            text,
+        )
         if new.suffix == ".yaml":
-            text = without_bundled(text, RECIPES[name].replaced)
+            text = without_bundled(text, facts.replaced)
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
-    add_row(checkout, name)
+    add_rows(checkout, name)
     add_samples(checkout)
+    if facts.needs:
+        return sorted({*files, *graft(checkout, facts.needs)})
     return sorted(files)
 
 
@@ -166,34 +258,37 @@ def without_bundled(text, replaced):
     lines = [
         line
         for line in text.splitlines()
-        if line != "# The other files here state only what differs from this "
-        "one."
+        if not line.startswith("# The other files here state only what differs")
     ]
     return "\n".join(lines) + "\n"
 
 
-def add_row(checkout, name):
+def add_rows(checkout, name):
     """Adds the recipe to the table of SpeechBrain's recipes, once."""
     dataset, recipe = name.split("/")[0], RECIPES[name]
     path = checkout / "tests" / "recipes" / f"{dataset}.csv"
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
-    row = dict.fromkeys(rows[0], "")
-    row |= {
-        "Task": recipe.task,
-        "Dataset": dataset,
-        "Script_file": f"recipes/{name}/train.py",
-        "Hparam_file": f"recipes/{name}/hparams/train.yaml",
-        "Data_prep_file": f"recipes/{name}/prepare.py",
-        "Readme_file": f"recipes/{name}/README.md",
-        "test_debug_flags": recipe.flags,
-        "test_debug_checks": f"file_exists={recipe.checks}",
-    }
-    rows = [r for r in rows if r["Script_file"] != row["Script_file"]]
+    new = [
+        dict.fromkeys(rows[0], "")
+        | {
+            "Task": recipe.task,
+            "Dataset": dataset,
+            "Script_file": f"recipes/{name}/{script}",
+            "Hparam_file": f"recipes/{name}/hparams/{YAMLS[yaml]}.yaml",
+            "Data_prep_file": f"recipes/{name}/prepare.py",
+            "Readme_file": f"recipes/{name}/README.md",
+            "test_debug_flags": flags,
+            "test_debug_checks": f"file_exists={checks}",
+        }
+        for script, (yaml, flags, checks) in recipe.scripts.items()
+    ]
+    own = {row["Script_file"] for row in new}
+    rows = [row for row in rows if row["Script_file"] not in own]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*rows, row])
+        writer.writerows([*rows, *new])
 
 
 def link_models(checkout):
@@ -267,14 +362,13 @@ def check(checkout, name, files):
     dict
         What a check printed, by its name; None if it passed.
     """
-    if MODELS in RECIPES[name].flags:
+    if any(MODELS in flags for _, flags, _ in RECIPES[name].scripts.values()):
         link_models(checkout)
     names = [str(path.relative_to(checkout)) for path in files]
     code = [name for name in names if name.endswith(".py")]
     yaml = [name for name in names if name.endswith(".yaml")]
-    filters = (
-        f"filters_fields=['Script_file'], filters=['recipes/{name}/train.py']"
-    )
+    scripts = [f"recipes/{name}/{script}" for script in RECIPES[name].scripts]
+    filters = f"filters_fields=['Script_file'], filters=[{scripts}]"
     runner = "from tests.utils.recipe_tests import {0}; import sys; " + (
         f"sys.exit(not {{0}}({filters}))"
     )

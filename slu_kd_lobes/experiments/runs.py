@@ -1,6 +1,5 @@
 """The runs of a matrix: what is typed for each."""
 
-import io
 import logging
 import os
 import re
@@ -8,10 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from slu_kd_lobes.experiments.corpora import HOLDING_OUT, noisy_corpus
 from slu_kd_lobes.training.hparams import parse_yaml
+from slu_kd_lobes.utils.command_line import typed
 
 logger = logging.getLogger(__name__)
 
@@ -45,40 +43,6 @@ class Run:
     config: str
     overrides: dict
     first: "Run | None" = None
-
-
-def typed(value):
-    """A value of a YAML file as it stands on a command line.
-
-    Arguments
-    ---------
-    value
-        Text, or what YAML holds.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> typed(0.1), typed("kl"), typed(None)
-    ('0.1', 'kl', 'null')
-    >>> typed({"betas": [0.9, 0.9]})
-    '{betas: [0.9, 0.9]}'
-    """
-    if isinstance(value, str):
-        return value
-    yaml, text = YAML(), io.StringIO()
-    yaml.default_flow_style, yaml.width = True, 10**6
-    yaml.dump(_plain(value), text)
-    return text.getvalue().removesuffix("\n").removesuffix("\n...")
-
-
-def _plain(value):
-    """Without layout and comments; numbers stay as they were written."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return list(map(_plain, value)) if isinstance(value, list) else value
 
 
 def runs_of(matrix, data_folder, csv_folder=None, overrides=None, made=None):

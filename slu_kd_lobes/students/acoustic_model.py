@@ -14,9 +14,6 @@ from speechbrain.dataio.dataio import length_to_mask
 from slu_kd_lobes.utils.fingerprints import check_made_from, file_fingerprint
 from slu_kd_lobes.utils.sealed import load_sealed, save_sealed
 
-#: Frames that make one of the output.
-STRIDE = 2
-
 
 class AcousticModel(torch.nn.Module):
     """Two convolutions over channels and time, then BiLSTMs.
@@ -37,6 +34,9 @@ class AcousticModel(torch.nn.Module):
         BiLSTMs.
     channels : int
         Maps of each convolution.
+    stride : int
+        States that make a frame: 2 for states every 10 or 20 ms, 1 where half
+        as many would be fewer than the letters of speech, some 15 a second.
 
     Example
     -------
@@ -47,7 +47,12 @@ class AcousticModel(torch.nn.Module):
     """
 
     def __init__(
-        self, input_size=768, hidden_size=768, num_layers=5, channels=32
+        self,
+        input_size=768,
+        hidden_size=768,
+        num_layers=5,
+        channels=32,
+        stride=2,
     ):
         super().__init__()
         self.sizes = {
@@ -55,8 +60,9 @@ class AcousticModel(torch.nn.Module):
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "channels": channels,
+            "stride": stride,
         }
-        first = dict(kernel_size=(41, 11), stride=(2, 2), padding=(20, 5))
+        first = dict(kernel_size=(41, 11), stride=(2, stride), padding=(20, 5))
         second = dict(kernel_size=(21, 11), stride=(2, 1), padding=(10, 5))
         self.convolutions = torch.nn.ModuleList(
             [
@@ -80,7 +86,7 @@ class AcousticModel(torch.nn.Module):
         self.norms = torch.nn.ModuleList(
             torch.nn.BatchNorm1d(hidden_size) for _ in sizes[1:]
         )
-        self.output_size = hidden_size
+        self.output_size, self.stride = hidden_size, stride
 
     def forward(self, states, lengths):
         """Returns the frames after the last BiLSTM.
@@ -95,7 +101,8 @@ class AcousticModel(torch.nn.Module):
         Returns
         -------
         frames : torch.Tensor
-            [batch, ceil(frames / 2), hidden_size], zero after an item's end.
+            [batch, ceil(frames / stride), hidden_size], zero after an item's
+            end.
         lengths : torch.Tensor
             Frames of each item, [batch].
         """
@@ -104,8 +111,8 @@ class AcousticModel(torch.nn.Module):
         # What an encoder has at padding would reach the frames before it.
         x = states.masked_fill(~inside.unsqueeze(-1), 0)
         x = x.transpose(1, 2).unsqueeze(1)  # [batch, 1, channels, frames]
-        lengths = torch.div(lengths + STRIDE - 1, STRIDE, rounding_mode="floor")
-        size = -(-states.shape[1] // STRIDE)
+        lengths = self.frames_of(lengths)
+        size = self.frames_of(states.shape[1])
         inside = length_to_mask(lengths, size, dtype=torch.bool)
         padding = ~inside[:, None, None]
         for module in self.convolutions:
@@ -125,6 +132,10 @@ class AcousticModel(torch.nn.Module):
             reverse = reverse.gather(1, places.expand_as(reverse))
             x = (onward(x)[0] + reverse).masked_fill(~inside.unsqueeze(-1), 0)
         return x, lengths
+
+    def frames_of(self, states):
+        """Number of frames that come of a number of states, of one or many."""
+        return (states + self.stride - 1) // self.stride
 
     @staticmethod
     def _normalised(norm, x, inside):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
 from torch.nn.functional import conv1d, group_norm
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AutoFeatureExtractor, Wav2Vec2ForPreTraining
 
@@ -29,6 +30,9 @@ from slu_kd_lobes.utils.sealed import load_sealed, save_sealed
 
 #: Frames that a K-means is fitted on, at most.
 MAX_FRAMES = 50_000
+
+#: Files that are encoded together for it.
+FILES = 16
 
 
 def time_of_a_frame(encoder):
@@ -145,12 +149,19 @@ class KMeansTokens(torch.nn.Module):
         frames, count = [torch.zeros(0, len(self.mean))], 0
         order = np.random.default_rng(seed).permutation(len(rows))
         with tqdm(total=MAX_FRAMES, desc="Frames to cluster") as progress:
-            for i in order:
-                wav = read_waveform(rows[i]["wav"], self.sample_rate)
-                found, _ = self.encoder(wav.unsqueeze(0).to(self.mean.device))
-                frames.append(found[0].cpu())
-                count += found.shape[1]
-                progress.update(found.shape[1])
+            for start in range(0, len(order), FILES):
+                wavs = [
+                    read_waveform(rows[i]["wav"], self.sample_rate)
+                    for i in order[start : start + FILES]
+                ]
+                sizes = torch.tensor([len(wav) for wav in wavs])
+                found, lengths = self.encoder(
+                    pad_sequence(wavs, batch_first=True).to(self.mean.device),
+                    (sizes / sizes.max()).to(self.mean.device),
+                )
+                frames += [x[:n].cpu() for x, n in zip(found, lengths.tolist())]
+                count += sum(lengths.tolist())
+                progress.update(sum(lengths.tolist()))
                 if count >= MAX_FRAMES:
                     break
         return self.fit_frames(torch.cat(frames)[:MAX_FRAMES], seed)

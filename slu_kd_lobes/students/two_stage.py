@@ -26,7 +26,7 @@ class TwoStageStudent(torch.nn.Module):
         Folder of a pre-trained `TokenEncoder`.
     acoustic_model : str or Path or None
         File of a pre-trained `AcousticModel`; None starts from random weights.
-    hidden_size, num_layers, channels : int
+    hidden_size, num_layers, channels, stride : int
         Of the acoustic model.
     freeze : bool
         Whether the encoder of tokens stays as it is.
@@ -63,6 +63,7 @@ class TwoStageStudent(torch.nn.Module):
         hidden_size=768,
         num_layers=5,
         channels=32,
+        stride=2,
         freeze=True,
         encoder_dropout=True,
         augment=False,
@@ -83,7 +84,8 @@ class TwoStageStudent(torch.nn.Module):
             self.encoder.requires_grad_(False)
         self.augment = augment
         self.acoustic = AcousticModel(
-            self.encoder.hidden_size, hidden_size, num_layers, channels
+            self.encoder.hidden_size,
+            *(hidden_size, num_layers, channels, stride),
         )
         encoder = module_fingerprint(self.encoder)
         self.made_from = {
@@ -113,8 +115,8 @@ class TwoStageStudent(torch.nn.Module):
         lengths : torch.Tensor or None
             Tokens of each item, [batch].
         return_frames : bool
-            Whether the frames under the maximum are returned as well. There
-            are half as many as tokens; those after an item's end are zero.
+            Whether the frames under the maximum are returned as well; those
+            after an item's end are zero.
 
         Returns
         -------

@@ -26,6 +26,7 @@ from prepare import prepare_pairs
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
+from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.token_dictionary import frame_tokens
@@ -55,6 +56,11 @@ from slu_kd_lobes.utils.fingerprints import (
 
 #: Numbers of the symbols; the blank of CTC is 0.
 SYMBOLS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
+
+#: Tokens for the begin and the end of an utterance.
+MARKS = 2
+
+logger = get_logger(__name__)
 
 
 class AcousticBrain(StudentBrain):
@@ -163,6 +169,26 @@ def dataio_prep(splits, features):
     return datasets
 
 
+def check_frames(dataset, acoustic):
+    """Refuses a model with fewer frames than CTC needs for the letters."""
+    letters = dataset.columns["letters"]
+    twice = (letters[:, 1:] == letters[:, :-1]) & (letters[:, 1:] > 0)
+    needed = (letters > 0).sum(1) + twice.sum(1)
+    frames = acoustic.frames_of(dataset.inputs.lengths + MARKS)
+    share = 100 * (needed > frames).float().mean().item()
+    if share > 50:
+        raise ValueError(
+            f"acoustic_model: {share:.0f} % of the training utterances have "
+            "more letters than frames: lower its stride, or choose a "
+            "tokeniser with more tokens a second"
+        )
+    if share > 1:
+        logger.warning(
+            f"{share:.0f} % of the training utterances teach nothing: they "
+            "have more letters than frames."
+        )
+
+
 def main(arguments):
     """Prepares, trains and saves."""
     with one_sentence_errors():
@@ -171,10 +197,17 @@ def main(arguments):
         open_folder(hparams, text)
         device = run_opts["device"]
         splits = prepare_pairs(**hparams["speech"])
+        if hparams["token_encoder"] is None:
+            raise ValueError(
+                "token_encoder: give the encoder folder of a run of train.py"
+            )
         encoder = TokenEncoder.load(hparams["token_encoder"]).to(device)
         encoder.requires_grad_(False)
         features = hparams["make_features"](hparams["make_tokeniser"](), device)
         datasets = dataio_prep(splits, features)
+        sb.utils.seed.seed_everything(hparams["seed"])
+        acoustic = hparams["acoustic_model"](encoder.hidden_size)
+        check_frames(datasets["train"], acoustic)
         made_from = {
             "encoder": module_fingerprint(encoder),
             "dictionary": encoder.dictionary.fingerprint,
@@ -188,8 +221,6 @@ def main(arguments):
         if is_finished(hparams):
             return finish_run()
 
-    sb.utils.seed.seed_everything(hparams["seed"])
-    acoustic = hparams["acoustic_model"](encoder.hidden_size)
     brain = AcousticBrain(
         {"acoustic": acoustic, "writer": Writer(acoustic.output_size)},
         made_from=sources,

@@ -32,7 +32,6 @@ from filelock import FileLock
 from prepare import prepare_fsc
 from torch import get_num_threads
 
-from slu_kd_lobes.experiments.runs import typed
 from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
 from slu_kd_lobes.training.run_folder import (
     SHAPES_NO_NUMBER,
@@ -40,11 +39,18 @@ from slu_kd_lobes.training.run_folder import (
     parse_arguments,
     split_arguments,
 )
+from slu_kd_lobes.utils.command_line import typed
 from slu_kd_lobes.utils.fingerprints import fingerprint
 
 PRETRAINING = Path(__file__).resolve().parents[2] / (
     "LibriSpeech/two_stage_pretraining"
 )
+#: What trains the stages of it.
+SCRIPTS = {
+    "pt": ("train.py", "hparams/base.yaml"),
+    "pt_kd": ("train.py", "hparams/base.yaml"),
+    "am_pt": ("train_ctc.py", "hparams/am_pt.yaml"),
+}
 #: Places whose content shapes a model, and so the name of its folder.
 SOURCES = (
     "data_folder other_folder text_encoder tokeniser_source kmeans_source"
@@ -72,22 +78,23 @@ def stages_of(text):
     return names
 
 
-def pretrain(script, config, overrides, options, folder, after=""):
+def pretrain(stage, overrides, options, folder, after=""):
     """Runs a script of pre-training in a folder named after its settings.
 
     They are those of the stages before it, too. A finished one says so and
     ends; one that was cut short goes on.
     """
-    yaml = str(PRETRAINING / "hparams" / config)
+    script, config = SCRIPTS[stage]
+    yaml = str(PRETRAINING / config)
     texts = {key: typed(absolute(key, x)) for key, x in overrides.items()}
     named = {
         key: value
         for key, value in settings(complete_yaml(yaml, texts)).items()
         if key not in SHAPES_NO_NUMBER or key in SOURCES
     }
-    name = f"{Path(config).stem}-{fingerprint([after, named])[:12]}"
+    name = f"{stage}-{fingerprint([after, named])[:12]}"
     place = Path(folder).resolve() / name
-    texts["output_folder"] = str(place)
+    texts |= {"config": stage, "output_folder": str(place)}
     command = [sys.executable, script, yaml, *options]
     command += [f"--{key}={value}" for key, value in texts.items()]
     place.mkdir(parents=True, exist_ok=True)
@@ -130,13 +137,11 @@ def main(arguments):
                 own = {**shared, **hparams["token_pretraining"]}
                 if stage == "pt_kd":
                     own |= hparams["utterance_matching"]
-                config = f"{stage}.yaml"
-                place = pretrain("train.py", config, own, options, folder)
+                place = pretrain(stage, own, options, folder)
                 given["token_encoder"] = str(place / "encoder")
             elif stage == "am_pt":
                 own = {**shared, **hparams["acoustic_pretraining"], **given}
-                facts = "am_pt.yaml", own, options, folder, place.name
-                place = pretrain("train_ctc.py", *facts)
+                place = pretrain(stage, own, options, folder, place.name)
                 given["acoustic_model"] = str(place / "acoustic.safetensors")
             elif stage == "teacher":
                 manifests = prepare_fsc(**hparams["corpus"])
