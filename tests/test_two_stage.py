@@ -13,7 +13,7 @@ RECIPE = ROOT / "recipes" / "fluent-speech-commands" / "two_stage"
 TINY = {
     "token_pretraining": "{number_of_epochs: 1, encoder: {hidden_size: 16, "
     "num_layers: 1, num_heads: 2, feed_forward: 16}}",
-    "acoustic_pretraining": "{number_of_epochs: 1, acoustic_model: "
+    "acoustic_pretraining": "{number_of_epochs: 1, acoustic: "
     "{hidden_size: 8, num_layers: 1, channels: 2}}",
     "student": "{hidden_size: 8, num_layers: 1, channels: 2}",
     "fine_tuning": "{number_of_epochs: 1, max_train_error: 100}",

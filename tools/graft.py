@@ -68,7 +68,7 @@ TOKENS = (
 ENCODER = (
     "encoder: {hidden_size: 16, num_layers: 1, num_heads: 2, feed_forward: 16}"
 )
-ACOUSTIC = "acoustic_model: {hidden_size: 8, num_layers: 1, channels: 2}"
+ACOUSTIC = "acoustic: {hidden_size: 8, num_layers: 1, channels: 2}"
 LOGS = "train_log.txt,log.txt,env.log"
 RECIPES = {
     "fluent-speech-commands/logit_distillation": Recipe(

@@ -178,7 +178,7 @@ def check_frames(dataset, acoustic):
     share = 100 * (needed > frames).float().mean().item()
     if share > 50:
         raise ValueError(
-            f"acoustic_model: {share:.0f} % of the training utterances have "
+            f"acoustic: {share:.0f} % of the training utterances have "
             "more letters than frames: lower its stride, or choose a "
             "tokeniser with more tokens a second"
         )
@@ -206,7 +206,7 @@ def main(arguments):
         features = hparams["make_features"](hparams["make_tokeniser"](), device)
         datasets = dataio_prep(splits, features)
         sb.utils.seed.seed_everything(hparams["seed"])
-        acoustic = hparams["acoustic_model"](encoder.hidden_size)
+        acoustic = hparams["acoustic"](encoder.hidden_size)
         check_frames(datasets["train"], acoustic)
         made_from = {
             "encoder": module_fingerprint(encoder),

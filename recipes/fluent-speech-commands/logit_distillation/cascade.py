@@ -60,7 +60,7 @@ def make_reader(hparams, manifests, run_opts):
     if hparams["reader"] == "nearest":
         targets = torch.tensor(list(known.values()))
         return NearestTranscript(list(known), targets, schema.slices)
-    model, splits = hparams["text_model"], {"train": known}
+    model, splits = hparams["reading_model"], {"train": known}
     teacher = model.fine_tuned(schema, splits, run_opts)
     return lambda texts: read(teacher, texts)
 
