@@ -41,6 +41,16 @@ def test_any_number_of_channels_can_be_read(channels):
     assert frames.shape == (1, 5, 6) and lengths.tolist() == [5]
 
 
+@pytest.mark.parametrize("stride, frames", [(1, [9, 4]), (2, [5, 2])])
+def test_a_stride_says_how_many_states_make_a_frame(stride, frames):
+    """Rounded up, of one number or of many."""
+    model = AcousticModel(16, 8, num_layers=1, channels=2, stride=stride)
+    states, lengths = torch.rand(2, 9, 16), torch.tensor([9, 4])
+    found, sizes = model(states, lengths)
+    assert sizes.tolist() == frames and found.shape == (2, frames[0], 8)
+    assert model.frames_of(9) == frames[0]
+
+
 def test_what_is_at_padding_changes_nothing():
     """Neither zeros, nor states of an encoder there, nor more of them."""
     model, x = small(), torch.rand(1, 11, 18)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
+from slu_kd_lobes.training.hparams import settings
+from slu_kd_lobes.training.run_folder import SHAPES_NO_NUMBER
+
 ROOT = Path(__file__).parents[1]
 HPARAMS = sorted((ROOT / "hparams").glob("*.yaml"))
 RECIPES = {
@@ -53,6 +56,17 @@ def test_every_yaml_has_a_row(recipe):
         for key in ("Script_file", "Hparam_file", "Data_prep_file"):
             assert (ROOT / row[key]).is_file(), row[key]
         assert row["test_debug_flags"]
+
+
+@pytest.mark.parametrize("folder, name, script", COMPLETE)
+def test_what_shapes_no_number_is_a_place(folder, name, script):
+    """An object of that name would be left out of what tells runs apart."""
+    keys = settings((folder / "hparams" / name).read_text(encoding="utf-8"))
+    for key in SHAPES_NO_NUMBER & keys.keys():
+        value = keys[key]
+        assert not isinstance(value, dict), key
+        tag = value[0] if isinstance(value, list) else ""
+        assert not tag.startswith(("!new", "!name")), key
 
 
 @pytest.mark.parametrize("folder, name, script", COMPLETE)

@@ -130,6 +130,31 @@ def test_typed_wordings_are_found_by_stage_one(trained):
         assert "learnt no vectors of text" in printed
 
 
+def test_too_few_frames_for_letters_are_told(trained):
+    """Before any training: CTC would learn nothing."""
+    folder, _ = trained
+    recipe = ROOT / "recipes" / "LibriSpeech" / "two_stage_pretraining"
+    pt_kd = next((folder / "pretraining").glob("pt_kd-*"))
+    options = {
+        "data_folder": CORPUS,
+        "splits": "{train: [data/train_data], valid: [data/valid_data]}",
+        "hours": 0.02,
+        "valid_hours": 0.01,
+        "tokeniser": "kmeans",
+        "token_encoder": pt_kd / "encoder",
+        "acoustic": "{hidden_size: 8, num_layers: 1, channels: 2, stride: 4}",
+        "feature_folder": folder / "feature",
+        "output_folder": folder / "few_frames",
+    }
+    told = {"fails": True, "script": "train_ctc.py"}
+    printed = run("am_pt", options, recipe, **told)
+    assert "more letters than frames: lower its stride" in printed
+    assert "Traceback" not in printed
+    options["token_encoder"] = "null"
+    printed = run("am_pt", options, recipe, **told)
+    assert "token_encoder: give the encoder folder" in printed
+
+
 STAGE_ONE = "../../LibriSpeech/two_stage_pretraining/hparams"
 MATRIX = {
     "title": "Two stages",
