@@ -288,6 +288,7 @@ class TextModel:
         path = self._place(made_from) / "table.safetensors"
 
         def make():
+            """Vectors of the texts, and what they are made from."""
             outputs = read(self._encoder().to(device), texts)
             return TeacherTable(texts, outputs, made_from)
 

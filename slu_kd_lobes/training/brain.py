@@ -270,18 +270,20 @@ class StudentBrain(sb.Brain):
         steps = batches * self.hparams.number_of_epochs
         return steps // self.grad_accumulation_factor
 
-    def warm_up(self, batches):
+    def warm_up(self, share, batches):
         """Lets the learning rate rise and then fall to nothing, step by step.
 
-        The keys ``lr`` and ``warm_up``, a share of the steps, say how.
+        Its height is the key ``lr``.
 
         Arguments
         ---------
+        share : float
+            Of the steps, in which it rises.
         batches : int
             Of an epoch.
         """
         steps = self.total_steps(batches)
-        rising = round(self.hparams.warm_up * steps)
+        rising = round(share * steps)
         self.schedule = LinearWarmupScheduler(
             self.hparams.lr, rising, steps + 1
         )

@@ -194,7 +194,8 @@ def main(arguments):
     brain.valid_rows = valid.columns["rows"].unique()
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
-    brain.warm_up(len(train_options["batch_sampler"]))
+    batches = len(train_options["batch_sampler"])
+    brain.warm_up(hparams["warm_up"], batches)
     valid_options = valid.loader_options(size, num_workers=workers)
     before = brain.frames_of(valid, example["index"])
     if hparams["checkpointer"].find_checkpoint() is None:

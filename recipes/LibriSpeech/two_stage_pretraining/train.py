@@ -216,7 +216,8 @@ def main(arguments):
         brain.sentences = table.distinct(said)[0].to(device)
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
-    brain.warm_up(len(train_options["batch_sampler"]))
+    batches = len(train_options["batch_sampler"])
+    brain.warm_up(hparams["warm_up"], batches)
     with one_sentence_errors():
         brain.fit(
             hparams["epoch_counter"],
