@@ -19,7 +19,14 @@ CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
     "recipe",
     [
         "fluent-speech-commands/logit_distillation",
-        "fluent-speech-commands/two_stage",
+        pytest.param(
+            "fluent-speech-commands/two_stage",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="there, each script uses all keys of its YAML, and the "
+                "stages share one",
+            ),
+        ),
         "LibriSpeech/PAD",
         "LibriSpeech/two_stage_pretraining",
     ],

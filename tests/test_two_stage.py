@@ -101,6 +101,9 @@ def test_a_wrong_folder_of_speech_is_one_sentence(tmp_path):
     printed = run("bundled", options, RECIPE, fails=True)
     assert "nowhere does not exist" in printed
     assert "Traceback" not in printed
+    options["speech_folder"] = "null"
+    printed = run("bundled", options, RECIPE, fails=True)
+    assert "speech_folder: give a folder of transcribed speech" in printed
     assert not (tmp_path / "all" / "metrics.json").exists()
 
 

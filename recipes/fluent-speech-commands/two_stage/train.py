@@ -128,6 +128,11 @@ def main(arguments):
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, _ = load_hparams(hparams_file, overrides)
         stages = stages_of(hparams["stages"])
+        if hparams["speech_folder"] is None:
+            raise ValueError(
+                "speech_folder: give a folder of transcribed speech, such as "
+                "LibriSpeech"
+            )
     options = split_arguments(arguments, run_opts.as_dict())[0][1:]
     shared, folder = hparams["pretraining"], hparams["pretraining_folder"]
     given = {}
