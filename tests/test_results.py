@@ -1,5 +1,6 @@
 """What is committed of the results holds together."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def test_every_table_follows_from_the_tidy_files():
     pages = make_tables(read_matrices(matrices), ROOT / "results")
     for path in TABLES:
         assert pages[path] == path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_links_of_tables_lead_to_configurations(path):
+    """Those of other recipes, too."""
+    links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    assert links and all((path.parent / link).is_file() for link in links)
 
 
 def test_results_are_told_by_hand_in_two_pages():

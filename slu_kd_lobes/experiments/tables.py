@@ -198,7 +198,8 @@ def _condition(matrix, condition, systems, records, folder):
 def _linked(system, facts, folder):
     """A system as a link to its configuration."""
     # Sites that show Markdown do not follow links of the file system.
-    path = (ROOT / facts["config"]).resolve()
+    recipe = (ROOT / "hparams").resolve().parent
+    path = (recipe / facts["config"]).resolve()
     link = os.path.relpath(path, Path(folder).resolve())
     return f"[{system}]({link})" + "*" * bool(facts.get("overrides"))
 
