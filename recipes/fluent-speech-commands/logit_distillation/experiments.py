@@ -20,6 +20,7 @@ import runpy
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prepare import prepare_fsc
@@ -225,8 +226,21 @@ def pairs_of(*corpora):
     return pairs, count
 
 
-def plan_alignments(runs):
-    """Finds what alignments are made from; see `plan_students`."""
+def plan_pairs(runs, models_of):
+    """Finds what runs on speech and transcripts are made from.
+
+    Arguments
+    ---------
+    runs : list of list of str
+        Command lines.
+    models_of : callable
+        From keys of a run to fingerprints of the models that it reads.
+
+    Returns
+    -------
+    list of dict
+        A plan for each.
+    """
     plans = []
     for run in runs:
         hparams, text, _ = load(run)
@@ -234,31 +248,16 @@ def plan_alignments(runs):
             (hparams["data_folder"], hparams["splits"]),
             (hparams["other_folder"], hparams["other_splits"]),
         )
-        sources = {
-            "pairs": pairs,
-            **{
-                key: model_fingerprint(hparams[key])
-                for key in ("speech_model", "text_model")
-            },
-        }
+        sources = {"pairs": pairs, **models_of(hparams)}
         utterances = count * hparams["number_of_epochs"]
         plans.append(plan(text, sources, None, utterances))
     return plans
 
 
-def plan_pretraining(runs):
-    """Finds what encoders of tokens are made from; see `plan_students`."""
-    plans = []
-    for run in runs:
-        hparams, text, _ = load(run)
-        pairs, count = pairs_of(
-            (hparams["data_folder"], hparams["splits"]),
-            (hparams["other_folder"], hparams["other_splits"]),
-        )
-        sources = {"pairs": pairs, **models_of_tokens(hparams)}
-        utterances = count * hparams["number_of_epochs"]
-        plans.append(plan(text, sources, None, utterances))
-    return plans
+def models_aligned(hparams):
+    """Fingerprints of both models of an alignment."""
+    keys = "speech_model", "text_model"
+    return {key: model_fingerprint(hparams[key]) for key in keys}
 
 
 def models_of_tokens(hparams):
@@ -321,7 +320,7 @@ SCRIPTS = {
     ),
     "align.py": engine.Script(
         align,
-        plan_alignments,
+        partial(plan_pairs, models_of=models_aligned),
         {"feature_folder": "features", "token_folder": "tokens"},
     ),
     "typed_commands.py": engine.Script(
@@ -341,7 +340,7 @@ SCRIPTS = {
     ),
     "pretrain.py": engine.Script(
         pretrain,
-        plan_pretraining,
+        partial(plan_pairs, models_of=models_of_tokens),
         {"feature_folder": "features", "teacher_folder": "teachers"},
     ),
     "typed_by_tokens.py": engine.Script(
