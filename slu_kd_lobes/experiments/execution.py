@@ -42,7 +42,7 @@ class Script:
     ---------
     main : callable
         Takes a command line, as a list of str, and makes one run. Processes
-        import it by its name, so it is a function of a module.
+        import it by its name: a function of a module, or a `partial` of one.
     plan : callable
         Takes the command lines of runs and makes ready what several share.
         Gives a dict for each: ``settings`` and ``sources``, all that shapes

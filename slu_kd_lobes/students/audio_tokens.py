@@ -159,9 +159,10 @@ class KMeansTokens(torch.nn.Module):
                     pad_sequence(wavs, batch_first=True).to(self.mean.device),
                     (sizes / sizes.max()).to(self.mean.device),
                 )
-                frames += [x[:n].cpu() for x, n in zip(found, lengths.tolist())]
-                count += sum(lengths.tolist())
-                progress.update(sum(lengths.tolist()))
+                lengths = lengths.tolist()
+                frames += [x[:n].cpu() for x, n in zip(found, lengths)]
+                count += sum(lengths)
+                progress.update(sum(lengths))
                 if count >= MAX_FRAMES:
                     break
         return self.fit_frames(torch.cat(frames)[:MAX_FRAMES], seed)

@@ -177,31 +177,6 @@ def run_script(path, arguments):
         runpy.run_path(str(path))["main"](arguments)
 
 
-def align(arguments):
-    """Aligns a speech model with a text model."""
-    run_script(PAD / "train.py", arguments)
-
-
-def answer_typed(arguments):
-    """Tests an aligned model on commands that were typed."""
-    run_script(PAD / "typed_commands.py", arguments)
-
-
-def two_stage(arguments):
-    """Trains all stages of two-stage distillation."""
-    run_script(TWO_STAGE / "train.py", arguments)
-
-
-def pretrain(arguments):
-    """Trains an encoder of audio tokens on speech and its transcripts."""
-    run_script(STAGE_ONE / "train.py", arguments)
-
-
-def answer_typed_by_tokens(arguments):
-    """Tests an encoder of audio tokens on commands that were typed."""
-    run_script(STAGE_ONE / "typed_commands.py", arguments)
-
-
 def list_of(folder, part):
     """The file that lists a part of a corpus; None for one of LibriSpeech."""
     paths = (Path(folder, f"{part}.{kind}") for kind in ("jsonl", "csv"))
@@ -319,17 +294,17 @@ SCRIPTS = {
         {"transcript_folder": "transcripts", "manifest_folder": "manifests"},
     ),
     "align.py": engine.Script(
-        align,
+        partial(run_script, PAD / "train.py"),
         partial(plan_pairs, models_of=models_aligned),
         {"feature_folder": "features", "token_folder": "tokens"},
     ),
     "typed_commands.py": engine.Script(
-        answer_typed,
+        partial(run_script, PAD / "typed_commands.py"),
         plan_typed,
         {"feature_folder": "features", "manifest_folder": "manifests"},
     ),
     "two_stage.py": engine.Script(
-        two_stage,
+        partial(run_script, TWO_STAGE / "train.py"),
         plan_two_stage,
         {
             "feature_folder": "features",
@@ -339,12 +314,12 @@ SCRIPTS = {
         },
     ),
     "pretrain.py": engine.Script(
-        pretrain,
+        partial(run_script, STAGE_ONE / "train.py"),
         partial(plan_pairs, models_of=models_of_tokens),
         {"feature_folder": "features", "teacher_folder": "teachers"},
     ),
     "typed_by_tokens.py": engine.Script(
-        answer_typed_by_tokens,
+        partial(run_script, STAGE_ONE / "typed_commands.py"),
         plan_typed,
         {"feature_folder": "features", "manifest_folder": "manifests"},
     ),

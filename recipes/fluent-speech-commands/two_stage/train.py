@@ -101,11 +101,11 @@ def pretrain(stage, overrides, options, folder, after=""):
     with FileLock(place.with_name(f".{name}.lock")):
         print(f"stage: {name}", flush=True)
         # Its share of the cores, and its output, are those of this process.
-        shared = {**os.environ, "OMP_NUM_THREADS": str(get_num_threads())}
+        variables = {**os.environ, "OMP_NUM_THREADS": str(get_num_threads())}
         code = subprocess.run(
             command,
             cwd=PRETRAINING,
-            env=shared,
+            env=variables,
             stdout=sys.stdout,
             stderr=sys.stderr,
         ).returncode
