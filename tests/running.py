@@ -84,6 +84,12 @@ def fork_server():
     )
 
 
+def processes(word):
+    """Command lines of this machine that a word stands in."""
+    listed = subprocess.check_output(["ps", "-wweo", "args"], text=True)
+    return [line for line in listed.splitlines() if str(word) in line]
+
+
 def metrics_of(folder):
     """The metrics that the same command must repeat."""
     metrics = json.loads((folder / "metrics.json").read_text())

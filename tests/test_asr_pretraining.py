@@ -26,6 +26,7 @@ from slu_kd_lobes.losses.asr import (
     LETTERS,
     CTCObjective,
     FrameObjective,
+    check_frames,
     ctc_collapse,
 )
 from slu_kd_lobes.students.sincnet import SincNetEncoder
@@ -140,6 +141,24 @@ def ctc(phoneme_logits, phonemes, word_logits=None, words=None, lengths=None):
         },
         {"phoneme": torch.tensor(phonemes), "word": words},
     )
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [2, 2], [1, 1, 1, 2], [5]])
+def test_frames_suffice_when_the_loss_of_ctc_is_finite(labels):
+    """And an utterance that has one less is refused."""
+    labels = torch.tensor([labels])
+    for frames in range(1, 7):
+        loss = torch.nn.functional.ctc_loss(
+            torch.zeros(frames, 1, 6).log_softmax(-1),
+            labels,
+            torch.tensor([frames]),
+            torch.tensor([labels.shape[1]]),
+        )
+        if loss.isfinite():
+            check_frames("valid", labels, [frames], "wait")
+        else:
+            with pytest.raises(ValueError, match="valid: 1 of 1 .*: wait"):
+                check_frames("valid", labels, [frames], "wait")
 
 
 def test_ctc_loss_by_hand():

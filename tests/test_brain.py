@@ -65,6 +65,20 @@ class Line(StudentBrain):
         sb.nnet.schedulers.update_learning_rate(self.optimizer, lr)
 
 
+class Warmed(Line):
+    """Notes the learning rate of each step, which rises in the first half."""
+
+    def start_epoch(self, epoch):
+        if epoch == 1:
+            self.hparams.lr = 0.12
+            self.warm_up(0.5, batches=6)
+            self.rates = []
+
+    def on_fit_batch_start(self, batch, should_step):
+        super().on_fit_batch_start(batch, should_step)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+
+
 class Score(Line):
     """Wants the highest of what it is bad at losing."""
 
@@ -155,6 +169,18 @@ def checkpoints(folder):
     """Meta data of the checkpoints, the oldest first."""
     found = Checkpointer(folder).list_checkpoints()
     return [c.meta for c in sorted(found, key=lambda c: c.meta["unixtime"])]
+
+
+# The learning rate
+
+
+def test_the_rate_rises_and_falls_by_steps(data, caplog):
+    """To its height at the 6th of 12 steps; no step writes a line."""
+    brain = trained(data, kind=Warmed, epochs=2)
+    falling = [0.12 * left / 7 for left in (7, 6, 5, 4, 3, 2, 1)]
+    rising = [0.02, 0.04, 0.06, 0.08, 0.1]
+    assert brain.rates == pytest.approx([*rising, *falling])
+    assert "lr" not in caplog.text
 
 
 # Seeds

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import CORPUS, ROOT, environment, metrics_of, run, run_command
+from running import (
+    CORPUS,
+    ROOT,
+    environment,
+    metrics_of,
+    processes,
+    run,
+    run_command,
+)
 
 from slu_kd_lobes.experiments.engine import parse, read_matrices
 from slu_kd_lobes.experiments.matrix import (
@@ -132,6 +140,25 @@ def test_a_killed_matrix_goes_on_and_trains_nothing_twice(reported):
     for name, time_ns in first.items():
         assert (runs / name / "metrics.json").stat().st_mtime_ns == time_ns
     assert 2 <= len(first) < len(finished)
+
+
+def test_what_a_worker_started_ends_with_it(tmp_path):
+    """When the command that has the workers was killed."""
+    words = [sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)]
+    command = (
+        "import subprocess\n"
+        "from slu_kd_lobes.experiments.execution import local_pool\n"
+        "with local_pool(1) as submit:\n"
+        f"    submit(subprocess.run, {words}).result()"
+    )
+    running = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT)
+    for wanted in (True, False):  # it starts, and ends
+        deadline = time.time() + 60
+        while bool(processes("sleep(60) " + str(tmp_path))) != wanted:
+            assert time.time() < deadline
+            time.sleep(0.1)
+        running.kill()
+        running.wait()
 
 
 def test_the_same_matrix_again_trains_nothing(reported, small):

@@ -185,13 +185,13 @@ def marked(text):
 
 
 def test_too_few_frames_are_told(orders, transformer_folders, tmp_path):
-    """Before training; some are left out, all are an error."""
+    """Before training; of some utterances, or of most: an error."""
     model = transformer_folders / "whisper"
     options = {"encoder_pool": 40}
     output = write(orders, model, tmp_path / "a", number_of_epochs=1)
-    assert "fewer frames" not in output
+    assert "too few frames" not in output
     with pytest.raises(AssertionError) as fault:
         write(orders, model, tmp_path / "b", **options)
-    assert "no utterance has as many frames as symbols" in str(fault.value)
+    assert "have too few frames for CTC to write them" in str(fault.value)
     assert "Traceback" not in str(fault.value)
     write(orders, model, tmp_path / "b", number_of_epochs=1)  # as corrected

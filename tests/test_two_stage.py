@@ -1,10 +1,21 @@
 """Two-stage distillation, stage by stage, as a user runs it."""
 
 import json
+import subprocess
 import sys
+import time
 
 import pytest
-from running import CORPUS, ROOT, metrics_of, run, run_command
+from running import (
+    CORPUS,
+    ROOT,
+    command,
+    environment,
+    metrics_of,
+    processes,
+    run,
+    run_command,
+)
 
 from slu_kd_lobes.utils.environment import packaged_minilm
 from slu_kd_lobes.utils.files import read_csv, write_json
@@ -107,6 +118,19 @@ def test_a_wrong_folder_of_speech_is_one_sentence(tmp_path):
     assert not (tmp_path / "all" / "metrics.json").exists()
 
 
+def test_a_stage_ends_with_its_command(tmp_path):
+    """Else it and the next command would train in one folder."""
+    words = command("bundled", options_for(tmp_path, "all"))
+    running = subprocess.Popen(words, cwd=RECIPE, env=environment())
+    while not list(tmp_path.glob("pretraining/pt_kd-*/log.txt")):
+        assert running.poll() is None
+        time.sleep(0.1)
+    assert processes(tmp_path)[1:]  # the command and the stage
+    running.terminate()
+    running.wait(60)
+    assert not processes(tmp_path)
+
+
 def test_typed_wordings_are_found_by_stage_one(trained):
     """The vectors of that stage are those of the text encoder."""
     folder, _ = trained
@@ -151,7 +175,7 @@ def test_too_few_frames_for_letters_are_told(trained):
     }
     told = {"fails": True, "script": "train_ctc.py"}
     printed = run("am_pt", options, recipe, **told)
-    assert "more letters than frames: lower its stride" in printed
+    assert "too few frames for CTC to write them: lower the stride" in printed
     assert "Traceback" not in printed
     options["token_encoder"] = "null"
     printed = run("am_pt", options, recipe, **told)

@@ -7,9 +7,11 @@ after all that it is made from, so nothing is trained twice.
 import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +34,9 @@ METRICS = "metrics.json"
 
 #: Start and tests of a run, in utterances that could be trained on meanwhile.
 START_UP = 3000
+
+#: Seconds that a worker has to stop what it started.
+GRACE = 5
 
 
 @dataclass(frozen=True)
@@ -180,10 +185,13 @@ def execute(main, arguments, folder, threads=1):
 
 
 def _die_with_parent():
-    """A worker whose command was killed stops at once."""
+    """A worker whose command was killed stops, with what it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     def watch():
         multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -9,8 +9,11 @@ Source: Lugosch et al. 2019, section 3.1 (loss = CE_phoneme + CE_word).
 import torch
 import torch.nn.functional as F
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
+from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.alignments import PHONES, frame_targets
+
+logger = get_logger(__name__)
 
 PHONEME_FRAME = 0.04  # seconds
 WORD_FRAME = 0.16  # seconds
@@ -41,6 +44,49 @@ def ctc_collapse(path, blank=0):
     """
     path = torch.unique_consecutive(torch.as_tensor(path)).tolist()
     return [label for label in path if label != blank]
+
+
+def check_frames(split, labels, frames, advice):
+    """Says how many utterances CTC cannot write, for want of frames.
+
+    It needs one for each label, and one for the blank between equal ones.
+
+    Arguments
+    ---------
+    split : str
+        What the utterances are called.
+    labels : torch.Tensor
+        [utterances, labels], 0 after the end.
+    frames : torch.Tensor or list
+        Of each utterance.
+    advice : str
+        What to do.
+
+    Raises
+    ------
+    ValueError
+        If most of them have too few.
+
+    Example
+    -------
+    >>> check_frames("train", torch.tensor([[3, 3], [3, 0]]), [3, 1], "")
+    >>> check_frames("train", torch.tensor([[3, 3]]), [2], "lower the stride")
+    Traceback (most recent call last):
+    ...
+    ValueError: train: 1 of 1 utterances have too few frames for CTC to write \
+them: lower the stride
+    """
+    equal = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] > 0)
+    needed = (labels > 0).sum(1) + equal.sum(1)
+    short = int((needed > torch.as_tensor(frames)).sum())
+    message = (
+        f"{split}: {short} of {len(labels)} utterances have too few frames "
+        f"for CTC to write them: {advice}"
+    )
+    if 2 * short > len(labels):
+        raise ValueError(message)
+    if short:
+        logger.warning(message)
 
 
 class FrameObjective(torch.nn.Module):

@@ -10,10 +10,7 @@ from collections import defaultdict
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.nnet.schedulers import (
-    LinearWarmupScheduler,
-    update_learning_rate,
-)
+from speechbrain.nnet.schedulers import LinearWarmupScheduler
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
     if_main_process,
@@ -292,7 +289,9 @@ class StudentBrain(sb.Brain):
         """Sets the learning rate of the step, after `warm_up`."""
         if should_step and self.schedule is not None:
             lr = self.schedule.calculate_lr(self.optimizer_step + 1)
-            update_learning_rate(self.optimizer, lr)
+            # SpeechBrain's update_learning_rate would write a line a step.
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
 
     def validates(self, epoch):
         """Whether an epoch ends with validation; the last one does."""

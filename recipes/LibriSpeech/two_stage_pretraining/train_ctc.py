@@ -26,11 +26,10 @@ from prepare import prepare_pairs
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
-from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.token_dictionary import frame_tokens
-from slu_kd_lobes.losses.asr import LETTERS, ctc_collapse
+from slu_kd_lobes.losses.asr import LETTERS, check_frames, ctc_collapse
 from slu_kd_lobes.students.token_encoder import TokenEncoder
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
@@ -59,8 +58,6 @@ SYMBOLS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
 
 #: Tokens for the begin and the end of an utterance.
 MARKS = 2
-
-logger = get_logger(__name__)
 
 
 class AcousticBrain(StudentBrain):
@@ -169,26 +166,6 @@ def dataio_prep(splits, features):
     return datasets
 
 
-def check_frames(dataset, acoustic):
-    """Refuses a model with fewer frames than CTC needs for the letters."""
-    letters = dataset.columns["letters"]
-    twice = (letters[:, 1:] == letters[:, :-1]) & (letters[:, 1:] > 0)
-    needed = (letters > 0).sum(1) + twice.sum(1)
-    frames = acoustic.frames_of(dataset.inputs.lengths + MARKS)
-    share = 100 * (needed > frames).float().mean().item()
-    if share > 50:
-        raise ValueError(
-            f"acoustic: {share:.0f} % of the training utterances have "
-            "more letters than frames: lower its stride, or choose a "
-            "tokeniser with more tokens a second"
-        )
-    if share > 1:
-        logger.warning(
-            f"{share:.0f} % of the training utterances teach nothing: they "
-            "have more letters than frames."
-        )
-
-
 def main(arguments):
     """Prepares, trains and saves."""
     with one_sentence_errors():
@@ -207,7 +184,14 @@ def main(arguments):
         datasets = dataio_prep(splits, features)
         sb.utils.seed.seed_everything(hparams["seed"])
         acoustic = hparams["acoustic"](encoder.hidden_size)
-        check_frames(datasets["train"], acoustic)
+        for split, dataset in datasets.items():
+            check_frames(
+                split,
+                dataset.columns["letters"],
+                acoustic.frames_of(dataset.inputs.lengths + MARKS),
+                "lower the stride of acoustic, or choose a tokeniser with "
+                "more tokens a second",
+            )
         made_from = {
             "encoder": module_fingerprint(encoder),
             "dictionary": encoder.dictionary.fingerprint,

@@ -26,13 +26,12 @@ import speechbrain as sb
 import torch
 from prepare import prepare_fsc
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.tagged_text import TaggedText
 from slu_kd_lobes.evaluation.report import REPORTED_KEYS
 from slu_kd_lobes.evaluation.slot_filling import slot_filling_metrics
-from slu_kd_lobes.losses.asr import ctc_collapse
+from slu_kd_lobes.losses.asr import check_frames, ctc_collapse
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
@@ -49,8 +48,6 @@ from slu_kd_lobes.utils.environment import (
 )
 from slu_kd_lobes.utils.files import write_csv, write_json
 from slu_kd_lobes.utils.fingerprints import module_fingerprint
-
-logger = get_logger(__name__)
 
 
 class SlotFillingBrain(StudentBrain):
@@ -112,36 +109,18 @@ def dataio_prep(hparams, manifests, features):
             torch.tensor(text.encode(row["transcription"], row))
             for row in utterances
         ]
+        labels = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
         inputs = features.load(utterances)
+        check_frames(split, labels, inputs.lengths, "lower encoder_pool")
         values = np.empty(len(utterances), object)
         values[:] = [text.values(row) for row in utterances]
         datasets[split] = UtteranceDataset(
             ids=[row["ID"] for row in utterances],
             inputs=inputs,
-            labels=torch.nn.utils.rnn.pad_sequence(labels, batch_first=True),
+            labels=labels,
             values=values,
         )
-        check_lengths(split, inputs.lengths, labels)
     return datasets, text
-
-
-def check_lengths(split, frames, labels):
-    """Says how many utterances cannot be written, for want of frames."""
-    needed = [
-        len(row) + int((row[1:] == row[:-1]).sum())  # a blank between equals
-        for row in labels
-    ]
-    short = sum(have < need for have, need in zip(frames, needed))
-    if short == len(needed):
-        raise ValueError(
-            f"{split}: no utterance has as many frames as symbols: lower "
-            "encoder_pool"
-        )
-    if short:
-        logger.warning(
-            f"{split}: {short} of {len(needed)} utterances have fewer frames "
-            "than symbols, and cannot be written: lower encoder_pool."
-        )
 
 
 def main(arguments):

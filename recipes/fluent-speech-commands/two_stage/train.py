@@ -23,6 +23,7 @@ Authors
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,4 +159,6 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    # A stage ends with the command that started it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main(sys.argv[1:])
