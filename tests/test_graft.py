@@ -19,14 +19,7 @@ CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
     "recipe",
     [
         "fluent-speech-commands/logit_distillation",
-        pytest.param(
-            "fluent-speech-commands/two_stage",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="there, each script uses all keys of its YAML, and the "
-                "stages share one",
-            ),
-        ),
+        "fluent-speech-commands/two_stage",
         "LibriSpeech/PAD",
         "LibriSpeech/two_stage_pretraining",
     ],

@@ -47,13 +47,16 @@ class Recipe(NamedTuple):
         In place of what comes with this project: hubs serve SpeechBrain's
         users.
     needs : str or None
-        A recipe whose scripts it calls.
+        A recipe that makes what it starts from.
+    left_out : str or None
+        A section of its YAML and of its README, about what stays here.
     """
 
     task: str
     scripts: dict
     replaced: dict
     needs: str = None
+    left_out: str = None
 
 
 PAIRS = (
@@ -133,21 +136,13 @@ RECIPES = {
     "fluent-speech-commands/two_stage": Recipe(
         "SLU",
         {
-            "train.py": (
+            "finetune.py": (
                 "base.yaml",
-                "--stages=pt_kd,am_pt,ft --speech_folder=tests/samples/ASR "
-                "'--speech_splits={train: [../annotation/slots/train_data], "
-                "valid: [../annotation/slots/valid_data]}' "
-                f"{TOKENS}--text_encoder={MODELS}/text "
-                f"'--token_pretraining={{kmeans_clusters: 4, {ENCODER}}}' "
-                "'--acoustic_pretraining={number_of_epochs: 2, "
-                f"{ACOUSTIC}}}' "
+                f"{TOKENS}--token_encoder=tests/tmp/token_encoder "
                 "'--student={hidden_size: 8, num_layers: 1, channels: 2}' "
                 f"--data_folder=tests/samples/ASR --csv_folder={SAMPLES} "
-                "--slots=[action] --shared_speakers=True --number_of_epochs=2 "
-                "--pretraining_folder=tests/tmp/pretraining "
-                "--teacher_folder=tests/tmp/teachers "
-                "--feature_folder=tests/tmp/codes "
+                "--slots=[action] --shared_speakers=True --teachers=[] "
+                "--number_of_epochs=2 --feature_folder=tests/tmp/codes "
                 "--manifest_folder=tests/tmp/intents",
                 f"[{LOGS},metrics.json,predictions_test.csv]",
             )
@@ -159,13 +154,8 @@ RECIPES = {
             "text_encoder": "bert-base-uncased",
         },
         "LibriSpeech/two_stage_pretraining",
+        "Stages",
     ),
-}
-#: What a complete YAML is called there, by its name here: as its script.
-YAMLS = {
-    yaml: Path(script).stem
-    for recipe in RECIPES.values()
-    for script, (yaml, *_) in recipe.scripts.items()
 }
 
 
@@ -214,7 +204,7 @@ def graft(checkout, name):
     recipe, facts = ROOT / "recipes" / name, RECIPES[name]
     yamls = [recipe / "hparams" / yaml for yaml, *_ in facts.scripts.values()]
     scripts = [*(recipe / script for script in facts.scripts)]
-    scripts += [recipe.parent / "prepare.py", *recipe.glob("finetune.py")]
+    scripts.append(recipe.parent / "prepare.py")
     modules = needed_modules([*scripts, *yamls])
     target = checkout / LOBES.replace(".", "/")
     files = {
@@ -228,16 +218,21 @@ def graft(checkout, name):
     home = checkout / "recipes" / name
     others = [recipe / "README.md", recipe / "extra_requirements.txt"]
     files |= {home / path.name: path for path in [*scripts, *others]}
+    names = yaml_names(name)
     for path in yamls:
-        files[home / "hparams" / f"{YAMLS[path.name]}.yaml"] = path
+        files[home / "hparams" / f"{names[path.name]}.yaml"] = path
     for new, old in files.items():
         text = old.read_text(encoding="utf-8").replace(PACKAGE, LOBES)
-        # There, a script has one complete file.
         text = re.sub(
             r"hparams/(\w+\.yaml)",
-            lambda found: f"hparams/{YAMLS.get(found[1], 'train')}.yaml",
+            lambda found: f"hparams/{names.get(found[1], names['base.yaml'])}"
+            ".yaml",
             text,
         )
+        if new.parent == home and new.suffix == ".py":
+            text = text.replace("python train.py", f"python {new.name}")
+        if facts.left_out and recipe in old.parents:
+            text = without_section(text, facts.left_out)
         if new.suffix == ".yaml":
             text = without_bundled(text, facts.replaced)
         new.parent.mkdir(parents=True, exist_ok=True)
@@ -247,6 +242,17 @@ def graft(checkout, name):
     if facts.needs:
         return sorted({*files, *graft(checkout, facts.needs)})
     return sorted(files)
+
+
+def yaml_names(name):
+    """What a complete YAML is called there, by its name here: as its script."""
+    scripts = RECIPES[name].scripts.items()
+    return {yaml: Path(script).stem for script, (yaml, *_) in scripts}
+
+
+def without_section(text, title):
+    """A README or a YAML file without one of its sections, if it has it."""
+    return re.sub(rf"^##+ {title}\b.*?^(?=##+ )", "", text, flags=re.M | re.S)
 
 
 def without_bundled(text, replaced):
@@ -266,6 +272,7 @@ def without_bundled(text, replaced):
 def add_rows(checkout, name):
     """Adds the recipe to the table of SpeechBrain's recipes, once."""
     dataset, recipe = name.split("/")[0], RECIPES[name]
+    names = yaml_names(name)
     path = checkout / "tests" / "recipes" / f"{dataset}.csv"
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
@@ -275,7 +282,7 @@ def add_rows(checkout, name):
             "Task": recipe.task,
             "Dataset": dataset,
             "Script_file": f"recipes/{name}/{script}",
-            "Hparam_file": f"recipes/{name}/hparams/{YAMLS[yaml]}.yaml",
+            "Hparam_file": f"recipes/{name}/hparams/{names[yaml]}.yaml",
             "Data_prep_file": f"recipes/{name}/prepare.py",
             "Readme_file": f"recipes/{name}/README.md",
             "test_debug_flags": flags,
@@ -346,6 +353,17 @@ def environment(checkout, folder):
     return {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
 
 
+def recipe_test(name, test="run_recipe_tests"):
+    """The command of a test of SpeechBrain's on all scripts of a recipe."""
+    scripts = [f"recipes/{name}/{script}" for script in RECIPES[name].scripts]
+    code = (
+        f"from tests.utils.recipe_tests import {test}; import sys; "
+        f"sys.exit(not {test}(filters_fields=['Script_file'], "
+        f"filters=[{scripts}]))"
+    )
+    return ["python", "-c", code]
+
+
 def check(checkout, name, files):
     """Runs SpeechBrain's checks.
 
@@ -362,20 +380,16 @@ def check(checkout, name, files):
     dict
         What a check printed, by its name; None if it passed.
     """
-    if any(MODELS in flags for _, flags, _ in RECIPES[name].scripts.values()):
+    recipe = RECIPES[name]
+    if any(MODELS in flags for _, flags, _ in recipe.scripts.values()):
         link_models(checkout)
     names = [str(path.relative_to(checkout)) for path in files]
     code = [name for name in names if name.endswith(".py")]
     yaml = [name for name in names if name.endswith(".yaml")]
-    scripts = [f"recipes/{name}/{script}" for script in RECIPES[name].scripts]
-    filters = f"filters_fields=['Script_file'], filters=[{scripts}]"
-    runner = "from tests.utils.recipe_tests import {0}; import sys; " + (
-        f"sys.exit(not {{0}}({filters}))"
-    )
     commands = {
         "tests/consistency": "python -m pytest -q tests/consistency",
-        "recipe test": ["python", "-c", runner.format("run_recipe_tests")],
-        "load_yaml_test": ["python", "-c", runner.format("load_yaml_test")],
+        "recipe test": recipe_test(name),
+        "load_yaml_test": recipe_test(name, "load_yaml_test"),
         "ruff format": ["ruff", "format", "--check", *code],
         "ruff check": ["ruff", "check", *code],
         "yamllint": ["yamllint", "--no-warnings", *yaml],
@@ -387,6 +401,9 @@ def check(checkout, name, files):
         "docstring examples": ["python", "-m", "pytest", "-q"]
         + ["--doctest-modules", LOBES.replace(".", "/")],
     }
+    if recipe.needs:
+        first = {f"recipe test of {recipe.needs}": recipe_test(recipe.needs)}
+        commands = first | commands
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         variables = environment(checkout, folder)
