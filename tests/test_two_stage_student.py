@@ -205,6 +205,11 @@ def test_the_loss_is_the_published_sum():
         AddedWeight(-0.1)
 
 
+def test_a_student_without_an_encoder_is_one_sentence():
+    with pytest.raises(ValueError, match="token_encoder: give the encoder"):
+        TwoStageStudent(5, 2, None)
+
+
 def test_an_encoder_reads_no_more_tokens_than_it_learnt(folder):
     """The sentence says how many there are."""
     words, codes = [(0,), (1,)], torch.zeros(1, 40, 1, dtype=torch.long)
