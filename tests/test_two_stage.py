@@ -19,14 +19,14 @@ from running import (
 
 from slu_kd_lobes.utils.environment import packaged_minilm
 from slu_kd_lobes.utils.files import read_csv, write_json
+from slu_kd_lobes.utils.sealed import load_sealed
 
 RECIPE = ROOT / "recipes" / "fluent-speech-commands" / "two_stage"
 TINY = {
     "token_pretraining": "{number_of_epochs: 1, encoder: {hidden_size: 16, "
     "num_layers: 1, num_heads: 2, feed_forward: 16}}",
-    "acoustic_pretraining": "{number_of_epochs: 1, acoustic: "
-    "{hidden_size: 8, num_layers: 1, channels: 2}}",
-    "student": "{hidden_size: 8, num_layers: 1, channels: 2}",
+    "acoustic_pretraining": "{number_of_epochs: 1}",
+    "acoustic": "{hidden_size: 8, num_layers: 1, channels: 2}",
     "fine_tuning": "{number_of_epochs: 1, max_train_error: 100}",
     "speech_hours": 0.02,
     "speech_valid_hours": 0.01,
@@ -216,6 +216,31 @@ def test_too_few_frames_for_letters_are_told(trained):
     options["token_encoder"] = "null"
     printed = run("am_pt", options, recipe, **told)
     assert "token_encoder: give the encoder folder" in printed
+
+
+def test_another_kmeans_is_fitted_before_anything_was_trained(tmp_path):
+    """An old one would be used in silence, whatever was typed."""
+    recipe = ROOT / "recipes" / "LibriSpeech" / "two_stage_pretraining"
+    options = {
+        "data_folder": CORPUS,
+        "splits": "{train: [data/train_data], valid: [data/valid_data]}",
+        "hours": 0.02,
+        "valid_hours": 0.01,
+        "tokeniser": "kmeans",
+        "encoder": "{hidden_size: 16, num_layers: 1, num_heads: 2, "
+        "feed_forward: 16}",
+        "number_of_epochs": 1,
+        "feature_folder": tmp_path / "features",
+        "output_folder": tmp_path / "run",
+    }
+    for clusters in (3, 5):
+        run("pt", {**options, "kmeans_clusters": clusters}, recipe)
+        (tmp_path / "run" / "metrics.json").unlink()
+        for checkpoint in tmp_path.glob("run/save/CKPT*"):
+            shutil.rmtree(checkpoint)
+        path = tmp_path / "run" / "encoder" / "tokeniser.safetensors"
+        tensors, _ = load_sealed(path, "")
+        assert tensors["centroids"].shape[:2] == (2, clusters)
 
 
 STAGE_ONE = "../../LibriSpeech/two_stage_pretraining/hparams"

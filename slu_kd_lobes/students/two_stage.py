@@ -84,8 +84,8 @@ class TwoStageStudent(torch.nn.Module):
             )
         self.frozen = freeze
         self.encoder_dropout = encoder_dropout
-        if freeze:
-            self.encoder.requires_grad_(False)
+        self.encoder.requires_grad_(False)  # what names masked tokens, too
+        self.encoder.model.roberta.requires_grad_(not freeze)
         self.augment = augment
         self.acoustic = AcousticModel(
             self.encoder.hidden_size,

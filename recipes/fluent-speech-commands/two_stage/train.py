@@ -87,7 +87,8 @@ def keys_of(stage, hparams):
     """Keys that the script of a stage is given."""
     keys = dict(hparams["pretraining"])
     if stage == "am_pt":
-        keys["encoder_dropout"] = hparams["encoder_dropout"]
+        for key in ("acoustic", "encoder_dropout"):  # those of the student
+            keys[key] = hparams[key]
         return keys | hparams["acoustic_pretraining"]
     keys |= hparams["token_pretraining"]
     return keys | (hparams["utterance_matching"] if stage == "pt_kd" else {})
