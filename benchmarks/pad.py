@@ -16,6 +16,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +115,7 @@ def make(what, options):
     return lambda: loss(frames, tokens).backward()
 
 
-def measure(what, options, queue):
+def measure(what, options):
     """Seconds of a step, and the memory that it adds, in MB."""
     torch.set_num_threads(options.threads)
     step, cuda = make(what, options), options.device != "cpu"
@@ -131,7 +132,7 @@ def measure(what, options, queue):
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    queue.put((statistics.median(seconds[1:]), peak() - before))
+    return statistics.median(seconds[1:]), peak() - before
 
 
 def main():
@@ -148,11 +149,8 @@ def main():
     context = multiprocessing.get_context("spawn")
     found = {}
     for what in (*KINDS, "priors", "speech model"):
-        queue = context.Queue()
-        process = context.Process(target=measure, args=(what, options, queue))
-        process.start()
-        found[what] = queue.get()
-        process.join()
+        with ProcessPoolExecutor(1, context) as pool:  # memory of its own
+            found[what] = pool.submit(measure, what, options).result()
     whole = found["speech model"]
     print("| | ms | of the speech model, % | MB more |\n|---|---:|---:|---:|")
     for what, (seconds, memory) in found.items():

@@ -4,9 +4,11 @@ import csv
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
@@ -82,6 +84,23 @@ def fork_server():
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+
+
+def stopped(words, reached, cwd=ROOT, number=signal.SIGKILL):
+    """Starts a command, and sends it a signal when it has reached a place."""
+    running = subprocess.Popen(
+        words,
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    running.send_signal(number)
+    running.wait()
 
 
 def processes(word):

@@ -50,6 +50,10 @@ def test_distances_hold_those_of_the_pairs(encoder, priors):
     assert torch.allclose(
         distances.diag().mean(), sum(terms.values()), rtol=1e-4
     )
+    for i, j in ((0, 1), (2, 0)):  # an utterance and another one's text
+        pair = frames.item(i), model._with_priors(tokens).item(j)
+        both = sum(loss(*pair) for loss in losses.values())
+        assert torch.allclose(distances[i, j], both, rtol=1e-4)
     if priors == "uniform":
         assert torch.equal(frames.priors, uniform(frames.mask))
 

@@ -96,6 +96,17 @@ def test_what_is_saved_loads_as_its_source_does(source, encoder, tmp_path):
     assert not torch.allclose(frozen(WAVS)[0], before(WAVS)[0], atol=1e-3)
 
 
+def test_whisper_reads_no_more_than_it_learnt(transformer_folders):
+    """What comes after 30 s would be left out unsaid."""
+    first_frames = AttentiveEncoder(
+        transformer_folders / "whisper"
+    ).first_frames()
+    half_a_minute = torch.zeros(1, 30 * 16000)
+    assert first_frames(half_a_minute)[0].shape[1] == 1500
+    with pytest.raises(ValueError, match="31.0 s long, and Whisper reads 30 s"):
+        first_frames(torch.zeros(1, 31 * 16000))
+
+
 def test_a_text_model_is_one_sentence(tmp_path):
     """It hears nothing."""
     with pytest.raises(ValueError, match="speech encoder"):

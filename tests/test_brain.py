@@ -17,7 +17,7 @@ from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.features import StoredFeatures
 from slu_kd_lobes.data.slots import SlotSchema
 from slu_kd_lobes.students.dropout import Dropout
-from slu_kd_lobes.training.brain import StudentBrain, seed_step
+from slu_kd_lobes.training.brain import StudentBrain, linear_warm_up, seed_step
 from slu_kd_lobes.training.checkpoints import WholeCheckpointer
 
 EPOCHS = 4
@@ -70,8 +70,8 @@ class Warmed(Line):
 
     def start_epoch(self, epoch):
         if epoch == 1:
-            self.hparams.lr = 0.12
-            self.warm_up(0.5, batches=6)
+            steps = self.steps_of_epoch(batches=6)
+            self.schedule = linear_warm_up(0.12, 0.5, 2, steps)
             self.rates = []
 
     def on_fit_batch_start(self, batch, should_step):
@@ -181,6 +181,16 @@ def test_the_rate_rises_and_falls_by_steps(data, caplog):
     rising = [0.02, 0.04, 0.06, 0.08, 0.1]
     assert brain.rates == pytest.approx([*rising, *falling])
     assert "lr" not in caplog.text
+
+
+def test_what_is_left_of_an_epoch_makes_no_step():
+    """Nor may an epoch be too short for one."""
+    brain, _ = student()
+    brain.grad_accumulation_factor = 4
+    assert brain.steps_of_epoch(batches=7) == 1
+    assert brain.steps_of_epoch(batches=8) == 2
+    with pytest.raises(ValueError, match="has 3 batches and grad_accumu"):
+        brain.steps_of_epoch(batches=3)
 
 
 # Seeds

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from running import ROOT, run
+from running import ROOT, command, run, stopped
 
 from slu_kd_lobes.students.encoders import TransformerEncoder
 from slu_kd_lobes.utils.environment import packaged_minilm
@@ -35,9 +35,9 @@ def speech(tmp_path_factory):
     return folder
 
 
-def align(speech, model, folder, config, processes=1, fails=False, **changes):
-    """Runs the recipe; returns its metrics, or what is printed."""
-    options = {
+def wanted(speech, model, folder, **changes):
+    """Keys of a run."""
+    return {
         "data_folder": speech,
         "splits": "{train: [train], valid: [valid]}",
         "speech_model": model,
@@ -50,6 +50,11 @@ def align(speech, model, folder, config, processes=1, fails=False, **changes):
         "lr": 0.003,
         **changes,
     }
+
+
+def align(speech, model, folder, config, processes=1, fails=False, **changes):
+    """Runs the recipe; returns its metrics, or what is printed."""
+    options = wanted(speech, model, folder, **changes)
     printed = run(config, options, RECIPE, fails, processes=processes)
     if fails:
         return printed
@@ -74,13 +79,39 @@ def test_a_run_aligns_and_saves(config, speech, transformer_folders, tmp_path):
 def test_the_same_command_goes_on_to_the_same_result(
     speech, transformer_folders, tmp_path
 ):
-    """An epoch, then another: as two at once; and again nothing changes."""
+    """Killed in the middle, and after its end; more epochs are another run."""
     model = transformer_folders / "wav2vec2"
-    options = {"warm_up": 0.0, "test_epoch": "last"}
+    options = {"test_epoch": "last", "number_of_epochs": 20}
     whole = align(speech, model, tmp_path / "a", "tlocal", **options)
-    again = align(speech, model, tmp_path / "a", "tlocal", **options)
-    assert again["history"] == whole["history"]
-    assert again["valid"] == whole["valid"]
+    words = command("tlocal", wanted(speech, model, tmp_path / "b", **options))
+    saved = "b/save/CKPT*/CKPT.yaml"
+    stopped(words, lambda: list(tmp_path.glob(saved)), RECIPE)
+    assert not (tmp_path / "b" / "metrics.json").exists()
+    for _ in range(2):
+        again = align(speech, model, tmp_path / "b", "tlocal", **options)
+        assert again["history"] == whole["history"]
+        assert again["valid"] == whole["valid"]
+    options["number_of_epochs"] = 21
+    told = align(speech, model, tmp_path / "b", "tlocal", 1, True, **options)
+    assert "holds a run of 20 epochs, and make_schedule would have" in told
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"alignments": "[slokal]"}, "choose of glob, sentence, tlocal, slo"),
+        ({"alignments": "[]"}, "alignments is []: choose of glob"),
+        ({"priors": "uniform"}, "give --anchors=strides, too"),
+        ({"longest": "null"}, "longest"),
+        ({"warm_up": "2"}, "warm_up"),
+    ],
+)
+def test_what_cannot_be_aligned_is_told_before_any_work(
+    changes, message, speech, tmp_path
+):
+    """In one sentence, before models and speech are looked at."""
+    told = align(speech, "none", tmp_path, "slocal", 1, True, **changes)
+    assert message in told and "Traceback" not in told
 
 
 def test_two_processes_align_as_one_does(speech, transformer_folders, tmp_path):
@@ -175,7 +206,7 @@ def test_an_alignment_that_is_not_there_is_one_sentence(commands, tmp_path):
     options = {"fails": True}
     printed = typed(tmp_path / "none", commands, tmp_path, **options)
     assert "error: alignment: there is no" in printed
-    assert "Traceback" not in printed
+    assert "that has ended" in printed and "Traceback" not in printed
 
 
 def test_pairs_from_a_csv_file(speech, transformer_folders, tmp_path):

@@ -3,9 +3,6 @@
 import csv
 import json
 import shutil
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
@@ -13,11 +10,11 @@ from running import (
     CORPUS,
     ROOT,
     command,
-    environment,
     error_of_predictions,
     manifest_rows,
     metrics_of,
     run,
+    stopped,
 )
 
 from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
@@ -95,20 +92,9 @@ def test_saved_yaml_runs_from_the_recipes_folder(finished, tmp_path):
 def test_killed_run_goes_on_to_the_same_result(finished, small, tmp_path):
     """After kill -9 the same command ends with the same metrics."""
     options = {**small, "output_folder": tmp_path / "killed"}
-    save = tmp_path / "killed" / "save"
-    process = subprocess.Popen(
-        command("distill_teacher_mae_exp", options),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
-    while not list(save.glob("CKPT*/CKPT.yaml")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    words = command("distill_teacher_mae_exp", options)
+    saved = "killed/save/CKPT*/CKPT.yaml"
+    stopped(words, lambda: list(tmp_path.glob(saved)))
     assert not (tmp_path / "killed" / "metrics.json").exists()
     printed = run("distill_teacher_mae_exp", options)
     assert "Loading a checkpoint" in printed
@@ -311,16 +297,11 @@ def test_validates_every_so_many_epochs_and_at_the_end(small, tmp_path):
     options = {**small, "number_of_epochs": 5}
     run("baseline", {**options, "output_folder": each})
     options = {**options, "output_folder": every, "valid_every": 3}
-    start = command("baseline", options)
-    process = subprocess.Popen(
-        start, cwd=ROOT, env=environment(), stdout=-3, stderr=-3
+    log = every / "train_log.txt"
+    stopped(
+        command("baseline", options),
+        lambda: log.is_file() and log.read_text().count("\n") >= 4,
     )
-    log, deadline = every / "train_log.txt", time.monotonic() + 240
-    while not log.is_file() or log.read_text().count("\n") < 4:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     run("baseline", options)
     one, two = (
         json.loads((folder / "metrics.json").read_text())
@@ -363,20 +344,11 @@ def test_a_run_killed_inside_an_epoch_goes_on_to_the_same(small, tmp_path):
     options = {**small, "batch_size": 4, "number_of_epochs": 2}
     run("distill_hybrid_mae_err", {**options, "output_folder": tmp_path / "a"})
     options |= {"output_folder": tmp_path / "b", "ckpt_interval_steps": 5}
-    process = subprocess.Popen(
-        command("distill_hybrid_mae_err", options),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
     # 12 steps an epoch: after the first epoch, in the middle of the second.
-    while not is_inside(tmp_path / "b", 2):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    stopped(
+        command("distill_hybrid_mae_err", options),
+        lambda: is_inside(tmp_path / "b", 2),
+    )
     assert not (tmp_path / "b" / "metrics.json").exists()
     run("distill_hybrid_mae_err", options)
     assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")

@@ -184,6 +184,18 @@ def marked(text):
     return found
 
 
+def test_features_may_be_made_on_the_fly(orders, transformer_folders, tmp_path):
+    """The same numbers; how many frames there are is not known ahead."""
+    model, options = transformer_folders / "whisper", {"number_of_epochs": 1}
+    for name in ("stored", "on_the_fly"):
+        write(orders, model, tmp_path / name, features=name, **options)
+    losses = [
+        metrics_of(tmp_path / name)["history"][0]["valid_loss"]
+        for name in ("stored", "on_the_fly")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 def test_too_few_frames_are_told(orders, transformer_folders, tmp_path):
     """Before training; of some utterances, or of most: an error."""
     model = transformer_folders / "whisper"

@@ -1,32 +1,32 @@
 """Two-stage distillation, stage by stage, as a user runs it."""
 
 import json
-import subprocess
+import shutil
+import signal
 import sys
-import time
 
 import pytest
 from running import (
     CORPUS,
     ROOT,
     command,
-    environment,
     metrics_of,
     processes,
     run,
     run_command,
+    stopped,
 )
 
 from slu_kd_lobes.utils.environment import packaged_minilm
 from slu_kd_lobes.utils.files import read_csv, write_json
+from slu_kd_lobes.utils.sealed import load_sealed
 
 RECIPE = ROOT / "recipes" / "fluent-speech-commands" / "two_stage"
 TINY = {
     "token_pretraining": "{number_of_epochs: 1, encoder: {hidden_size: 16, "
     "num_layers: 1, num_heads: 2, feed_forward: 16}}",
-    "acoustic_pretraining": "{number_of_epochs: 1, acoustic: "
-    "{hidden_size: 8, num_layers: 1, channels: 2}}",
-    "student": "{hidden_size: 8, num_layers: 1, channels: 2}",
+    "acoustic_pretraining": "{number_of_epochs: 1}",
+    "acoustic": "{hidden_size: 8, num_layers: 1, channels: 2}",
     "fine_tuning": "{number_of_epochs: 1, max_train_error: 100}",
     "speech_hours": 0.02,
     "speech_valid_hours": 0.01,
@@ -118,16 +118,52 @@ def test_a_wrong_folder_of_speech_is_one_sentence(tmp_path):
     assert not (tmp_path / "all" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data_folder": CORPUS / "nowhere"}, "nowhere does not exist"),
+        ({"acoustic_pretraining": "{epochs: 3}"}, "there is no key 'epochs'"),
+        ({"matching_weight": 2.0}, "that of a pre-training is in utterance_"),
+        ({"kd_weight": -1.0}, "kd_weight"),
+    ],
+)
+def test_what_a_later_stage_refuses_is_told_at_once(changes, message, tmp_path):
+    """And not after hours of pre-training."""
+    options = options_for(tmp_path, "all", **changes)
+    printed = run("bundled", options, RECIPE, fails=True)
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "pretraining").exists()
+
+
+def test_the_epoch_that_is_kept_is_part_of_a_name(trained, tmp_path):
+    """What comes after would be made from another encoder."""
+    folder, _ = trained
+    for epoch in ("best", "last"):
+        keys = f"{TINY['token_pretraining'][:-1]}, test_epoch: {epoch}}}"
+        changes = {"stages": "pt", "pretraining_folder": tmp_path}
+        options = options_for(folder, "no", token_pretraining=keys, **changes)
+        run("bundled", options, RECIPE)
+    assert len(list(tmp_path.glob("pt-*/metrics.json"))) == 2
+
+
+def test_what_is_deleted_is_made_again(trained, tmp_path):
+    """From the checkpoints; an encoder, of which metrics say that it is done."""
+    folder, _ = trained
+    shutil.copytree(folder / "pretraining", tmp_path / "pretraining")
+    (encoder,) = tmp_path.glob("pretraining/pt_kd-*/encoder")
+    before = (encoder / "model.safetensors").read_bytes()
+    shutil.rmtree(encoder)
+    changes = {"pretraining_folder": tmp_path / "pretraining"}
+    run("bundled", options_for(folder, "c", stages="pt_kd", **changes), RECIPE)
+    assert (encoder / "model.safetensors").read_bytes() == before
+
+
 def test_a_stage_ends_with_its_command(tmp_path):
     """Else it and the next command would train in one folder."""
     words = command("bundled", options_for(tmp_path, "all"))
-    running = subprocess.Popen(words, cwd=RECIPE, env=environment())
-    while not list(tmp_path.glob("pretraining/pt_kd-*/log.txt")):
-        assert running.poll() is None
-        time.sleep(0.1)
-    assert processes(tmp_path)[1:]  # the command and the stage
-    running.terminate()
-    running.wait(60)
+    log = "pretraining/pt_kd-*/log.txt"
+    stopped(words, lambda: list(tmp_path.glob(log)), RECIPE, signal.SIGTERM)
     assert not processes(tmp_path)
 
 
@@ -180,6 +216,31 @@ def test_too_few_frames_for_letters_are_told(trained):
     options["token_encoder"] = "null"
     printed = run("am_pt", options, recipe, **told)
     assert "token_encoder: give the encoder folder" in printed
+
+
+def test_another_kmeans_is_fitted_before_anything_was_trained(tmp_path):
+    """An old one would be used in silence, whatever was typed."""
+    recipe = ROOT / "recipes" / "LibriSpeech" / "two_stage_pretraining"
+    options = {
+        "data_folder": CORPUS,
+        "splits": "{train: [data/train_data], valid: [data/valid_data]}",
+        "hours": 0.02,
+        "valid_hours": 0.01,
+        "tokeniser": "kmeans",
+        "encoder": "{hidden_size: 16, num_layers: 1, num_heads: 2, "
+        "feed_forward: 16}",
+        "number_of_epochs": 1,
+        "feature_folder": tmp_path / "features",
+        "output_folder": tmp_path / "run",
+    }
+    for clusters in (3, 5):
+        run("pt", {**options, "kmeans_clusters": clusters}, recipe)
+        (tmp_path / "run" / "metrics.json").unlink()
+        for checkpoint in tmp_path.glob("run/save/CKPT*"):
+            shutil.rmtree(checkpoint)
+        path = tmp_path / "run" / "encoder" / "tokeniser.safetensors"
+        tensors, _ = load_sealed(path, "")
+        assert tensors["centroids"].shape[:2] == (2, clusters)
 
 
 STAGE_ONE = "../../LibriSpeech/two_stage_pretraining/hparams"

@@ -92,8 +92,10 @@ def test_a_frozen_encoder_gets_no_gradient(folder):
     assert all(p.grad is not None for p in student.acoustic.parameters())
     student = make(folder, freeze=False)
     student(codes, lengths).square().sum().backward()
+    trains = [p for p in student.encoder.parameters() if p.requires_grad]
+    assert trains and all(p.grad is not None for p in trains)
     heard = student.encoder.model.roberta.encoder.parameters()
-    assert all(p.grad is not None for p in heard)
+    assert all(p.requires_grad for p in heard)
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -205,6 +207,11 @@ def test_the_loss_is_the_published_sum():
         AddedWeight(-0.1)
 
 
+def test_a_student_without_an_encoder_is_one_sentence():
+    with pytest.raises(ValueError, match="token_encoder: give the encoder"):
+        TwoStageStudent(5, 2, None)
+
+
 def test_an_encoder_reads_no_more_tokens_than_it_learnt(folder):
     """The sentence says how many there are."""
     words, codes = [(0,), (1,)], torch.zeros(1, 40, 1, dtype=torch.long)
@@ -271,7 +278,7 @@ def tune(small, tmp_path):
             "speech_folder": "none",
             "token_encoder": folder,
             "teachers": "[]",
-            "student": "{hidden_size: 6, num_layers: 1, channels: 2}",
+            "acoustic": "{hidden_size: 6, num_layers: 1, channels: 2}",
             "number_of_epochs": 3,
             "lr": 0.01,
             "lr_decay": 0.5,

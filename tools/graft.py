@@ -139,7 +139,7 @@ RECIPES = {
             "finetune.py": (
                 "base.yaml",
                 f"{TOKENS}--token_encoder=tests/tmp/token_encoder "
-                "'--student={hidden_size: 8, num_layers: 1, channels: 2}' "
+                f"'--{ACOUSTIC.replace(': ', '=', 1)}' "
                 f"--data_folder=tests/samples/ASR --csv_folder={SAMPLES} "
                 "--slots=[action] --shared_speakers=True --teachers=[] "
                 "--number_of_epochs=2 --feature_folder=tests/tmp/codes "

@@ -57,6 +57,8 @@ class StoredFeatures:
         Frames of each utterance, [utterances].
     maps : list
         The memory maps under the frames, if any.
+    audio : str or None
+        Fingerprint of what was encoded.
 
     Example
     -------
@@ -77,6 +79,7 @@ class StoredFeatures:
     starts: torch.Tensor
     lengths: torch.Tensor
     maps: list = field(default_factory=list)
+    audio: str = None
 
     def __post_init__(self):
         self._read_bytes = 0
@@ -412,7 +415,8 @@ class FeatureStore:
             for item, (start, length) in shard["items"].items():
                 place[item] = (number, start, length)
         where = torch.tensor([place[item] for item in hashes])
-        return StoredFeatures(frames, *where.view(-1, 3).unbind(1), maps)
+        audio = fingerprint(list(hashes))
+        return StoredFeatures(frames, *where.view(-1, 3).unbind(1), maps, audio)
 
 
 def _index_bytes(items, files):

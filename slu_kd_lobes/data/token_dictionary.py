@@ -141,14 +141,18 @@ class TokenDictionary(torch.nn.Module):
         >>> TokenDictionary.of([heard], codes=2).words
         [(1,), (0,)]
         """
-        places, shape = [np.zeros(0, int)], (codes,)
+        shape, counts = (codes,), np.zeros(0, int)
         for array in arrays:
             array = torch.as_tensor(array).cpu().numpy()
             shape = (codes,) * array.shape[1]
-            table_size(codes, len(shape))
-            places.append(np.ravel_multi_index(array.T, shape))
-        found, counts = np.unique(np.concatenate(places), return_counts=True)
-        order = np.argsort(-counts, kind="stable")
+            size = table_size(codes, len(shape))
+            counts = counts if len(counts) else np.zeros(size, int)
+            places, times = np.unique(
+                np.ravel_multi_index(array.T, shape), return_counts=True
+            )
+            counts[places] += times
+        found = counts.nonzero()[0]
+        order = np.argsort(-counts[found], kind="stable")
         words = np.stack(np.unravel_index(found[order], shape), axis=1)
         return cls(words.tolist(), codes)
 

@@ -5,19 +5,19 @@ import torch.nn.functional as F
 from matplotlib import pyplot as plt
 
 from slu_kd_lobes.evaluation.plots import COLOURS, FONT, WIDTH, plain
-from slu_kd_lobes.losses.alignment import SpanAlignment, pool_spans
+from slu_kd_lobes.losses.alignment import pool_spans
 from slu_kd_lobes.utils.files import whole
 
 
-def best_spans(frames, tokens, spans=SpanAlignment()):
+def best_spans(frames, tokens, spans):
     """The frames that stand for each token of an utterance.
 
     Arguments
     ---------
     frames, tokens : slu_kd_lobes.losses.alignment.Units
         Of one utterance.
-    spans : SpanAlignment
-        How spans are found.
+    spans : slu_kd_lobes.losses.alignment.SpanAlignment
+        How they are found.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def best_spans(frames, tokens, spans=SpanAlignment()):
     Example
     -------
     >>> import torch
-    >>> from slu_kd_lobes.losses.alignment import Units
+    >>> from slu_kd_lobes.losses.alignment import SpanAlignment, Units
     >>> mask, priors = torch.tensor([[True, True]]), torch.tensor([[0.4, 0.6]])
     >>> axes = Units(torch.eye(2).unsqueeze(0), mask, priors)
     >>> best_spans(axes, axes, SpanAlignment(spans=[1]))
@@ -50,7 +50,7 @@ def best_spans(frames, tokens, spans=SpanAlignment()):
     return anchors[0].tolist(), list(pairs)
 
 
-def plot_alignment(path, wav, sample_rate, words, tokens, sides):
+def plot_alignment(path, wav, sample_rate, words, tokens, sides, spans):
     """Draws an utterance, and for each side priors, anchors, cosines, spans.
 
     Arguments
@@ -68,6 +68,8 @@ def plot_alignment(path, wav, sample_rate, words, tokens, sides):
     sides : dict
         `Units` of the frames, [1, frames, values], by title, such as those
         before and after an alignment.
+    spans : slu_kd_lobes.losses.alignment.SpanAlignment
+        How spans are found.
     """
     seconds = len(wav) / sample_rate
     heights = [0.8] + [0.6, 0.28 * len(words) + 0.4] * len(sides)
@@ -85,7 +87,7 @@ def plot_alignment(path, wav, sample_rate, words, tokens, sides):
         above, below = axes[1 + 2 * number : 3 + 2 * number]
         size = int(frames.mask.sum())
         step, priors = seconds / size, frames.priors[0, :size]
-        anchors, spans = best_spans(frames, tokens)
+        anchors, found = best_spans(frames, tokens, spans)
         centres = (np.arange(size) + 0.5) * step
         above.plot(centres, priors, color=COLOURS[1], lw=1)
         above.plot(
@@ -107,7 +109,7 @@ def plot_alignment(path, wav, sample_rate, words, tokens, sides):
             extent=(0, seconds, len(words) - 0.5, -0.5),
             interpolation="nearest",
         )
-        for row, (start, end) in enumerate(spans):
+        for row, (start, end) in enumerate(found):
             below.add_patch(
                 plt.Rectangle(
                     (start * step, row - 0.45),

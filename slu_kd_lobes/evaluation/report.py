@@ -116,6 +116,29 @@ def write_predictions(path, tested, schema):
     write_text(path, out.getvalue())
 
 
+def count_parameters(modules, features):
+    """Numbers of parameters that train, and that stay as they are.
+
+    Arguments
+    ---------
+    modules : torch.nn.ModuleDict
+        What trains, perhaps with parts that do not.
+    features : slu_kd_lobes.data.features.Stored or OnTheFly
+        With the encoder.
+
+    Returns
+    -------
+    dict
+        ``trained`` and ``frozen``.
+    """
+    all_count = features.trains  # whatever the last epoch left frozen
+    own = [p for p in modules.parameters() if all_count or p.requires_grad]
+    every = {*modules.parameters(), *features.encoder.parameters()}
+    trained = sum(p.numel() for p in own)
+    frozen = sum(p.numel() for p in every) - trained
+    return {"trained": trained, "frozen": frozen}
+
+
 def write_results(
     hparams, manifests, results, tested_epoch, history=None, **facts
 ):

@@ -15,7 +15,9 @@ from slu_kd_lobes.inference.recognisers import logits_of_nearest
 TIMED = 50
 
 
-def score_nearest_wordings(hparams, manifests, wordings, distances_of, cost):
+def score_nearest_wordings(
+    hparams, manifests, wordings, distances_of, made_from, cost
+):
     """Tests each split of a corpus, and writes results as training does.
 
     Arguments
@@ -28,6 +30,8 @@ def score_nearest_wordings(hparams, manifests, wordings, distances_of, cost):
     distances_of : callable
         Gives the distances of rows of a manifest to the wordings,
         [utterances, wordings].
+    made_from : dict
+        Fingerprints of what gives the distances.
     cost : callable
         Gives what an answer costs, by name, for rows to be answered.
     """
@@ -45,6 +49,7 @@ def score_nearest_wordings(hparams, manifests, wordings, distances_of, cost):
         {"last": results, "best": results},  # nothing is trained
         tested_epoch="best",
         wordings=len(wordings),
+        made_from=made_from,
         seconds={"train": 0.0},
         cost=cost(manifests.read(manifests.main_test)[:TIMED]),
     )

@@ -44,20 +44,20 @@ class Units:
         )
         return Units(vectors, self.mask.cpu(), priors)
 
-    def repeated(self, item, times):
-        """One sequence many times, to compare it with as many others.
+    def item(self, number):
+        """One sequence, which losses compare with each of the other side's.
 
         Arguments
         ---------
-        item, times : int
+        number : int
 
         Returns
         -------
         Units
-            [times, ...]; no memory is copied.
+            [1, ...].
         """
-        parts = self.vectors[item], self.mask[item], self.priors[item]
-        return Units(*(part.expand(times, *part.shape) for part in parts))
+        parts = self.vectors, self.mask, self.priors
+        return Units(*(part[number : number + 1] for part in parts))
 
 
 class Alignment(torch.nn.Module):
@@ -78,6 +78,7 @@ class Alignment(torch.nn.Module):
         Arguments
         ---------
         frames, tokens : Units
+            As many on both sides, or one on either.
 
         Returns
         -------
@@ -285,7 +286,7 @@ def pool_spans(vectors, starts, ends):
     Arguments
     ---------
     vectors : torch.Tensor
-        [batch, units, values].
+        [batch, units, values], or one for the whole batch.
     starts, ends : torch.Tensor
         First unit, and the one after the last, [batch, spans].
 
@@ -302,6 +303,7 @@ def pool_spans(vectors, starts, ends):
              [5.5000]]])
     """
     sums = F.pad(_single(vectors).cumsum(1), (0, 0, 1, 0))
+    sums = sums.expand(len(starts), -1, -1)
     sizes = (ends - starts).clamp(min=1).unsqueeze(-1)
     upper, lower = (
         sums.gather(1, i.unsqueeze(-1).expand(-1, -1, sums.shape[-1]))

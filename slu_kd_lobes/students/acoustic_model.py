@@ -118,8 +118,8 @@ class AcousticModel(torch.nn.Module):
         for module in self.convolutions:
             x = module(x).masked_fill(padding, 0)
         x = x.flatten(1, 2).transpose(1, 2)  # maps x channels, side by side
-        # Backwards each item starts at its own end. No sequence is packed: the
-        # host need not wait for the lengths, and a CPU is twice as fast.
+        # Backwards each item starts at its own end. No sequence is packed: a
+        # CPU is twice as fast.
         order = torch.arange(size, device=x.device)
         places = torch.where(inside, lengths.unsqueeze(1) - 1 - order, order)
         places = places.unsqueeze(-1)

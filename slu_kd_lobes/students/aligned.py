@@ -108,7 +108,7 @@ class AlignedModel(torch.nn.Module):
         tokens = self._with_priors(tokens)
         rows = []
         for item in range(len(frames.mask)):
-            one = frames.repeated(item, len(tokens.mask))
+            one = frames.item(item)
             parts = [x.distances(one, tokens) for x in self.losses.values()]
             rows.append(sum(parts))
         return torch.stack(rows)

@@ -54,6 +54,12 @@ class FirstFrames(PretrainedEncoder):
     def encode(self, wav):
         """Returns the frames of one utterance; see the base class."""
         options = {"padding": False} if self.is_whisper else {}
+        if self.is_whisper and len(wav) > self.extractor.n_samples:
+            raise ValueError(
+                f"an utterance is {len(wav) / self.sample_rate:.1f} s long, and "
+                f"Whisper reads {self.extractor.chunk_length} s: leave it out, "
+                "or lower longest"
+            )
         inputs = self.extractor(
             wav.cpu().numpy(),
             sampling_rate=self.sample_rate,
@@ -106,7 +112,9 @@ class AttentiveEncoder(torch.nn.Module):
             ).float()
         self.is_whisper = config.model_type == "whisper"
         self.base = self.model.base_model
-        if not self.is_whisper and not hasattr(self.base, "feature_extractor"):
+        layers = self.base.encoder.layers
+        attention = "self_attn" if self.is_whisper else "attention"
+        if not hasattr(layers[0], attention):
             raise ValueError(
                 f"the speech encoder '{source}' is a {config.model_type}: "
                 "choose a wav2vec 2.0, HuBERT, WavLM or Whisper"
@@ -116,9 +124,9 @@ class AttentiveEncoder(torch.nn.Module):
             part.requires_grad_(True)
         self.feature_size = config.hidden_size
         self._received, self._mask = [], None
-        for layer in self.base.encoder.layers:
-            attention = layer.self_attn if self.is_whisper else layer.attention
-            attention.register_forward_hook(self._keep_received)
+        for layer in layers:
+            module = getattr(layer, attention)
+            module.register_forward_hook(self._keep_received)
 
     def _trained(self):
         encoder = self.base.encoder
@@ -194,7 +202,10 @@ class AttentiveEncoder(torch.nn.Module):
             setattr(self.model.config, key, value)
         self.model.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
+        tokenizer = None
         with contextlib.suppress(Exception):  # not every model writes text
-            AutoTokenizer.from_pretrained(self.source).save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(self.source)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
         for key in self.settings:
             setattr(self.model.config, key, SETTINGS[key])

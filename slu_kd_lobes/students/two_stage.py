@@ -70,6 +70,10 @@ class TwoStageStudent(torch.nn.Module):
         layers=1,
     ):
         super().__init__()
+        if token_encoder is None:
+            raise ValueError(
+                "token_encoder: give the encoder folder of a run of stage 1"
+            )
         self.encoder = TokenEncoder.load(token_encoder)
         self.dictionary = self.encoder.dictionary
         if self.dictionary.groups != input_size or layers != 1:
@@ -80,8 +84,8 @@ class TwoStageStudent(torch.nn.Module):
             )
         self.frozen = freeze
         self.encoder_dropout = encoder_dropout
-        if freeze:
-            self.encoder.requires_grad_(False)
+        self.encoder.requires_grad_(False)  # what names masked tokens, too
+        self.encoder.model.roberta.requires_grad_(not freeze)
         self.augment = augment
         self.acoustic = AcousticModel(
             self.encoder.hidden_size,

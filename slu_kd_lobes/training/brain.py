@@ -55,6 +55,33 @@ def seed_step(seed, epoch, step, rank=0):
         torch.cuda.manual_seed_all(number)
 
 
+def linear_warm_up(lr, share, number_of_epochs, steps):
+    """A learning rate that rises, and then falls to nothing, step by step.
+
+    Arguments
+    ---------
+    lr : float
+        Its height.
+    share : float
+        Of all steps, in which it rises.
+    number_of_epochs : int
+    steps : int
+        Of an epoch.
+
+    Returns
+    -------
+    speechbrain.nnet.schedulers.LinearWarmupScheduler
+
+    Example
+    -------
+    >>> schedule = linear_warm_up(0.4, 0.25, number_of_epochs=2, steps=4)
+    >>> [round(schedule.calculate_lr(step), 2) for step in (1, 2, 5, 8)]
+    [0.2, 0.4, 0.23, 0.06]
+    """
+    total = number_of_epochs * steps
+    return LinearWarmupScheduler(lr, round(share * total), total + 1)
+
+
 class StudentBrain(sb.Brain):
     """SpeechBrain's Brain that keeps what is known of every epoch.
 
@@ -104,7 +131,7 @@ class StudentBrain(sb.Brain):
     highest_is_best = False
     #: Epochs from one validation to the next; the last one ends with one, too.
     valid_every = 1
-    #: Of the learning rate, by steps; see `warm_up`.
+    #: Of the learning rate, by steps; see `linear_warm_up`.
     schedule = None
 
     def __init__(
@@ -250,43 +277,36 @@ class StudentBrain(sb.Brain):
                 }
             self.start_epoch(epoch)
 
-    def total_steps(self, batches):
-        """Steps of the optimiser in the whole training, over all processes.
+    def steps_of_epoch(self, batches):
+        """Steps of the optimiser in an epoch.
 
         Arguments
         ---------
         batches : int
-            Of an epoch.
+            Of an epoch, over all processes.
 
         Returns
         -------
         int
+
+        Raises
+        ------
+        ValueError
+            If there are fewer batches than a step takes.
         """
         if is_distributed_initialized():
             batches = -(-batches // torch.distributed.get_world_size())
-        steps = batches * self.hparams.number_of_epochs
-        return steps // self.grad_accumulation_factor
-
-    def warm_up(self, share, batches):
-        """Lets the learning rate rise and then fall to nothing, step by step.
-
-        Its height is the key ``lr``.
-
-        Arguments
-        ---------
-        share : float
-            Of the steps, in which it rises.
-        batches : int
-            Of an epoch.
-        """
-        steps = self.total_steps(batches)
-        rising = round(share * steps)
-        self.schedule = LinearWarmupScheduler(
-            self.hparams.lr, rising, steps + 1
-        )
+        factor = self.grad_accumulation_factor
+        if batches < factor:
+            raise ValueError(
+                f"an epoch has {batches} batches and grad_accumulation_factor "
+                f"is {factor}, so nothing would be learnt: lower it, or "
+                "batch_size"
+            )
+        return batches // factor  # what is left over makes no step
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate of the step, after `warm_up`."""
+        """Sets the learning rate of the step, if there is a schedule."""
         if should_step and self.schedule is not None:
             lr = self.schedule.calculate_lr(self.optimizer_step + 1)
             # SpeechBrain's update_learning_rate would write a line a step.

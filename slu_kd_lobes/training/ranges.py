@@ -27,10 +27,11 @@ RANGES = {
     **dict.fromkeys(("lr", "final_lr"), (float, 1e-12, 1000)),
     "lr_decay": (float, 1e-6, 10),
     "max_grad_norm": (float, -(10**9), 10**9),
-    **dict.fromkeys(("kd_weight", "label_smoothing"), _SHARE),
+    **dict.fromkeys(("label_smoothing", "warm_up"), _SHARE),
+    "longest": (float, 0.01, 10**6),
     **dict.fromkeys(("dropout", "input_dropout"), (float, 0, 0.99)),
     "kd_temperature": (float, 0.001, 1000),
-    "matching_weight": (float, 0, 10**6),
+    **dict.fromkeys(("kd_weight", "matching_weight"), (float, 0, 10**6)),
     "max_train_error": (float, 0, 100),
     **dict.fromkeys(
         "config data_folder output_folder save_folder manifest_folder "

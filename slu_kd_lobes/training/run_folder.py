@@ -209,7 +209,7 @@ def _settings_of(path):
         ) from error
 
 
-def is_finished(hparams):
+def is_finished(hparams, *made):
     """Whether a run that was started before has nothing left to do.
 
     Arguments
@@ -217,15 +217,18 @@ def is_finished(hparams):
     hparams : dict
         With ``output_folder``; `start_or_resume` comes first, which refuses
         what is there of another origin.
+    *made : str or Path
+        Files that it leaves beside its metrics.
 
     Returns
     -------
     bool
     """
     path = Path(hparams["output_folder"]) / METRICS
-    if path.is_file():
+    finished = all(Path(file).is_file() for file in (path, *made))
+    if finished:
         logger.info(f"{path} is there: nothing to do")
-    return path.is_file()
+    return finished
 
 
 def trained_epochs(checkpoint):

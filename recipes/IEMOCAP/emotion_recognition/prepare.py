@@ -65,7 +65,7 @@ def read_session(data_folder, number):
         If an utterance has no transcript.
     """
     session = data_folder / f"Session{number}"
-    dialogs = sorted((session / "dialog" / "EmoEvaluation").glob("*.txt"))
+    dialogs = sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt"))
     if not dialogs:
         raise FileNotFoundError(
             f"There is no {session}/dialog/EmoEvaluation/*.txt: give the folder "

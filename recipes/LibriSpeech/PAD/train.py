@@ -124,9 +124,25 @@ def dataio_prep(hparams, splits, features, device):
     return datasets, tokens, {"index": example, **valid[example]}
 
 
+def chosen_losses(hparams):
+    """The distances that are wanted, by name."""
+    losses, names = hparams["losses"], hparams["alignments"]
+    if not names or any(name not in losses for name in names):
+        raise ValueError(
+            f"alignments is {names}: choose of {', '.join(losses)}"
+        )
+    by_priors = "slocal" in names and hparams["anchors"] == "priors"
+    if by_priors and hparams["priors"] == "uniform":
+        raise ValueError(
+            "uniform priors tell no anchor from other frames: give "
+            "--anchors=strides, too"
+        )
+    return {name: losses[name] for name in names}
+
+
 def make_model(hparams, encoder, tokens):
-    """The speech model, and the distances that are wanted."""
-    losses = {name: hparams["losses"][name] for name in hparams["alignments"]}
+    """The speech model, and its distances to the text model."""
+    losses = chosen_losses(hparams)
     width = tokens.outputs.shape[1] - 1  # beside the prior
     model = AlignedModel(encoder, losses, width, hparams["priors"])
     if model.projects:
@@ -154,6 +170,7 @@ def draw_example(hparams, example, tokens, sides):
         hparams["token_model"].words(text),
         tokens.units(tokens.rows_of([text])),
         sides,
+        hparams["losses"]["slocal"],
     )
     path = Path(hparams["output_folder"]) / "alignment.png"
     for plot in drawn(path, plot_alignment, *facts):
@@ -165,6 +182,7 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
+        chosen_losses(hparams)  # or raises, before any work
         open_folder(hparams, text)
         splits = prepare_pairs(**hparams["speech"])
         device, encoder = run_opts["device"], hparams["make_encoder"]()
@@ -177,6 +195,8 @@ def main(arguments):
         sources = {
             "tokens": tokens.made_from,
             "speech model": module_fingerprint(encoder),
+            # Known of what is stored.
+            "speech": getattr(datasets["train"].inputs, "audio", None),
         }
         start_or_resume(hparams, text, sources)
 
@@ -195,20 +215,22 @@ def main(arguments):
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
     batches = len(train_options["batch_sampler"])
-    brain.warm_up(hparams["warm_up"], batches)
     valid_options = valid.loader_options(size, num_workers=workers)
     before = brain.frames_of(valid, example["index"])
     if hparams["checkpointer"].find_checkpoint() is None:
         brain.evaluate(valid, test_loader_kwargs=dict(valid_options))
         brain.train_stats = {}
         brain.log_epoch(0, brain.evaluation_stats())  # unaligned
-    brain.fit(
-        hparams["epoch_counter"],
-        train,
-        valid,
-        train_loader_kwargs=train_options,
-        valid_loader_kwargs=dict(valid_options),
-    )
+    with one_sentence_errors():
+        steps = brain.steps_of_epoch(batches)
+        brain.schedule = hparams["make_schedule"](steps=steps)
+        brain.fit(
+            hparams["epoch_counter"],
+            train,
+            valid,
+            train_loader_kwargs=train_options,
+            valid_loader_kwargs=dict(valid_options),
+        )
     brain.test(valid, hparams["test_epoch"], **valid_options)
     if if_main_process():
         first, last = brain.history.epochs[0], brain.evaluation_stats()

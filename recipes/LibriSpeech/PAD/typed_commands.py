@@ -28,6 +28,7 @@ from slu_kd_lobes.evaluation.typed_commands import (
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     CONFIGURATION,
+    METRICS,
     one_sentence_errors,
     open_folder,
     parse_arguments,
@@ -38,21 +39,17 @@ from train import make_model
 
 
 def load_alignment(hparams):
-    """Keys of the run that aligned, and where its best epoch is."""
-    yaml = Path(hparams["alignment"]) / CONFIGURATION
-    if not yaml.is_file():
+    """Keys of the run that aligned, and the checkpoint that it tested."""
+    folder = Path(hparams["alignment"])
+    if not (folder / METRICS).is_file():
         raise FileNotFoundError(
-            f"alignment: there is no {yaml}: give the folder of a run of "
-            "train.py"
+            f"alignment: there is no {folder / METRICS}: give the folder of a "
+            "run of train.py that has ended"
         )
-    save = str(yaml.parent / "save")
-    run, _ = load_hparams(yaml, {"save_folder": save})
-    best = run["checkpointer"].find_checkpoint(max_key="valid_top1")
-    if best is None and hparams["aligned"]:
-        raise FileNotFoundError(
-            f"alignment: {save} has no checkpoint: let train.py end there"
-        )
-    return run, best
+    places = {"save_folder": str(folder / "save")}
+    run, _ = load_hparams(folder / CONFIGURATION, places)
+    best = {"max_key": "valid_top1"} if run["test_epoch"] == "best" else {}
+    return run, run["checkpointer"].find_checkpoint(**best)
 
 
 def parameters(model, first_frames):
@@ -71,18 +68,18 @@ def main(arguments):
         device = run_opts["device"]
         manifests = prepare_fsc(**hparams["corpus"])
         manifests.check_transcripts("nearest wording", *manifests.splits)
-        run, best = load_alignment(hparams)
+        run, checkpoint = load_alignment(hparams)
         encoder = run["make_encoder"]()
         features = hparams["make_features"](encoder.first_frames(), device)
         wordings = manifests.typed_wordings(hparams["typed"])
         table = run["token_model"].table(wordings, device)
         model = make_model(run, encoder, table)
-        sources = {"tokens": table.made_from}
+        made_from = {"tokens": table.made_from}
         if hparams["aligned"]:
-            path = best.paramfiles["model"]
-            sources["alignment"] = file_fingerprint(path)
+            path = checkpoint.paramfiles["model"]
+            made_from["alignment"] = file_fingerprint(path)
             model.load_state_dict(torch.load(path, weights_only=True))
-        start_or_resume(hparams, text, sources)
+        start_or_resume(hparams, text)
 
     model.to(device).eval()
     tokens = table.units(table.rows_of(list(wordings)), device)
@@ -96,9 +93,10 @@ def main(arguments):
 
     def cost(rows):
         first_frames, units = features.encoder.cpu(), tokens.on_cpu()
+        model.cpu()
 
         def nearest(wav):
-            frames = model.cpu().frames(*first_frames(wav))
+            frames = model.frames(*first_frames(wav))
             return model.distances(frames, units).argmin().item()
 
         return {
@@ -106,7 +104,8 @@ def main(arguments):
             "milliseconds": milliseconds(nearest, rows, hparams["sample_rate"]),
         }
 
-    score_nearest_wordings(hparams, manifests, wordings, distances_of, cost)
+    facts = {"made_from": made_from, "cost": cost}
+    score_nearest_wordings(hparams, manifests, wordings, distances_of, **facts)
 
 
 if __name__ == "__main__":

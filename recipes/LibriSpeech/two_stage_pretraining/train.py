@@ -45,7 +45,11 @@ from slu_kd_lobes.utils.environment import (
     peak_memory_mb,
 )
 from slu_kd_lobes.utils.files import write_json
-from slu_kd_lobes.utils.fingerprints import module_fingerprint
+from slu_kd_lobes.utils.fingerprints import fingerprint, module_fingerprint
+from slu_kd_lobes.utils.sealed import save_sealed
+
+#: Beside the encoder: what makes vectors of the text encoder's width.
+PROJECTION = "projection.safetensors"
 
 logger = get_logger(__name__)
 
@@ -113,7 +117,10 @@ def make_tokeniser(hparams, rows, device):
     make = hparams["make_tokeniser"]
     if hparams["tokeniser"] != "kmeans":
         return make(), None
-    path = Path(hparams["save_folder"]) / "tokeniser.safetensors"
+    heard = [(Path(row["wav"]).name, row["duration"]) for row in rows]
+    keys = (hparams[f"kmeans_{key}"] for key in ("groups", "clusters", "seed"))
+    name = f"kmeans-{fingerprint([*keys, heard])[:12]}.safetensors"
+    path = Path(hparams["save_folder"]) / name
 
     def fit():
         if not path.is_file():
@@ -194,9 +201,11 @@ def main(arguments):
             "tokeniser": module_fingerprint(tokeniser),
             "dictionary": dictionary.fingerprint,
             "sentences": table and table.made_from,
+            "speech": [part.inputs.audio for part in datasets.values()],
         }
         start_or_resume(hparams, text, sources)
-        if is_finished(hparams):
+        folder = Path(hparams["encoder_folder"])
+        if is_finished(hparams, folder / "model.safetensors"):
             return finish_run()
 
     brain = PretrainingBrain(
@@ -217,8 +226,9 @@ def main(arguments):
     size, workers = hparams["batch_size"], features.loader_workers
     train_options = train.loader_options(size, hparams["seed"], workers)
     batches = len(train_options["batch_sampler"])
-    brain.warm_up(hparams["warm_up"], batches)
     with one_sentence_errors():
+        steps = brain.steps_of_epoch(batches)
+        brain.schedule = hparams["make_schedule"](steps=steps)
         brain.fit(
             hparams["epoch_counter"],
             train,
@@ -228,10 +238,11 @@ def main(arguments):
         )
     brain.test(valid, hparams["test_epoch"], **valid.loader_options(size))
     if if_main_process():
-        found, folder = brain.evaluation_stats(), hparams["encoder_folder"]
+        found = brain.evaluation_stats()
         modules["encoder"].save(folder)
+        save_sealed(folder / PROJECTION, modules["projection"].state_dict())
         if fitted is not None:
-            shutil.copy(fitted, folder)
+            shutil.copy(fitted, folder / "tokeniser.safetensors")
         write_metrics(hparams, brain, found, dictionary, sources)
     finish_run()
 

@@ -199,10 +199,11 @@ def main(arguments):
             "letters": fingerprint(
                 datasets["train"].columns["letters"].tolist()
             ),
+            "speech": [part.inputs.audio for part in datasets.values()],
         }
         sources = joined(made_from, {"tokeniser": encoder.tokeniser})
         start_or_resume(hparams, text, sources)
-        if is_finished(hparams):
+        if is_finished(hparams, hparams["acoustic_file"]):
             return finish_run()
 
     brain = AcousticBrain(

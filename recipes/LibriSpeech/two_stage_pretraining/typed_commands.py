@@ -30,16 +30,15 @@ from slu_kd_lobes.students.token_encoder import TokenEncoder
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     CONFIGURATION,
+    METRICS,
     one_sentence_errors,
     open_folder,
     parse_arguments,
     start_or_resume,
 )
-from slu_kd_lobes.utils.fingerprints import (
-    file_fingerprint,
-    joined,
-    module_fingerprint,
-)
+from slu_kd_lobes.utils.fingerprints import joined, module_fingerprint
+from slu_kd_lobes.utils.sealed import load_sealed
+from train import PROJECTION
 
 
 class StageOne(torch.nn.Module):
@@ -70,41 +69,27 @@ class StageOne(torch.nn.Module):
 
 
 def load_stage_one(folder):
-    """Keys of the run that trained, its model, and a hash of it."""
-    yaml = Path(folder) / CONFIGURATION
-    if not yaml.is_file():
+    """Keys of the run that trained, its model, and what makes its tokens."""
+    folder = Path(folder)
+    if not (folder / METRICS).is_file():
         raise FileNotFoundError(
-            f"pretrained: there is no {yaml}: give the folder of a run of "
-            "train.py"
+            f"pretrained: there is no {folder / METRICS}: give the folder of a "
+            "run of train.py that has ended"
         )
-    places = {"save_folder": str(yaml.parent / "save")}
-    places["encoder_folder"] = str(yaml.parent / "encoder")
-    run, _ = load_hparams(yaml, places)
+    places = {"save_folder": str(folder / "save")}
+    run, _ = load_hparams(folder / CONFIGURATION, places)
     if run["matching_weight"] == 0:
         raise ValueError(
             f"pretrained: {folder} learnt no vectors of text: give a run of "
             "hparams/pt_kd.yaml"
         )
-    best = run["checkpointer"].find_checkpoint(min_key="valid_loss")
-    if best is None:
-        raise FileNotFoundError(
-            f"pretrained: {places['save_folder']} has no checkpoint: let "
-            "train.py end there"
-        )
-    encoder = TokenEncoder.load(run["encoder_folder"])
-    paths = [best.paramfiles[name] for name in ("encoder", "projection")]
-    weights = [torch.load(path, "cpu", weights_only=True) for path in paths]
-    encoder.load_state_dict(weights[0])  # of the best epoch
-    model = StageOne(encoder, weights[1]).eval()
-    return run, model, [file_fingerprint(path) for path in paths]
-
-
-def make_tokeniser(run, folder):
-    """What makes tokens of audio, as the run had it."""
+    place = folder / "encoder"
+    weights, _ = load_sealed(place / PROJECTION, "run train.py again")
+    model = StageOne(TokenEncoder.load(place), weights).eval()
     options = {}
     if run["tokeniser"] == "kmeans":
-        options["source"] = Path(folder) / "encoder" / "tokeniser.safetensors"
-    return run["make_tokeniser"](**options)
+        options["source"] = place / "tokeniser.safetensors"
+    return run, model, run["make_tokeniser"](**options)
 
 
 def main(arguments):
@@ -116,19 +101,18 @@ def main(arguments):
         device = run_opts["device"]
         manifests = prepare_fsc(**hparams["corpus"])
         manifests.check_transcripts("nearest wording", *manifests.splits)
-        run, model, weights = load_stage_one(hparams["pretrained"])
-        tokeniser = make_tokeniser(run, hparams["pretrained"])
+        run, model, tokeniser = load_stage_one(hparams["pretrained"])
         features = hparams["make_features"](tokeniser, device)
         wordings = manifests.typed_wordings(hparams["typed"])
         table = run["text_models"]["sentence"].vectors(wordings, device)
         made_from = {
-            "stage one": weights,
+            "stage one": module_fingerprint(model),
             "tokeniser": module_fingerprint(tokeniser),
             "sentences": table.made_from,
         }
         known = {"tokeniser": model.encoder.tokeniser}
-        sources = joined(made_from, known)
-        start_or_resume(hparams, text, sources)
+        made_from = joined(made_from, known)
+        start_or_resume(hparams, text)
 
     sentences = table.look_up(list(wordings))
     norm = 1.0 if run["matching_distance"] == "l1" else 2.0
@@ -157,7 +141,8 @@ def main(arguments):
             "milliseconds": milliseconds(nearest, rows, hparams["sample_rate"]),
         }
 
-    score_nearest_wordings(hparams, manifests, wordings, distances_of, cost)
+    facts = {"made_from": made_from, "cost": cost}
+    score_nearest_wordings(hparams, manifests, wordings, distances_of, **facts)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from prepare import prepare_fsc
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from slu_kd_lobes.data.batching import UtteranceDataset
+from slu_kd_lobes.data.feature_store import StoredFeatures
 from slu_kd_lobes.data.tagged_text import TaggedText
 from slu_kd_lobes.evaluation.report import REPORTED_KEYS
 from slu_kd_lobes.evaluation.slot_filling import slot_filling_metrics
@@ -111,7 +112,8 @@ def dataio_prep(hparams, manifests, features):
         ]
         labels = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
         inputs = features.load(utterances)
-        check_frames(split, labels, inputs.lengths, "lower encoder_pool")
+        if isinstance(inputs, StoredFeatures):  # whose frames are known
+            check_frames(split, labels, inputs.lengths, "lower encoder_pool")
         values = np.empty(len(utterances), object)
         values[:] = [text.values(row) for row in utterances]
         datasets[split] = UtteranceDataset(

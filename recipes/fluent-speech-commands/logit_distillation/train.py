@@ -34,7 +34,11 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.metrics import intent_errors, slot_metrics
-from slu_kd_lobes.evaluation.report import Tested, write_results
+from slu_kd_lobes.evaluation.report import (
+    Tested,
+    count_parameters,
+    write_results,
+)
 from slu_kd_lobes.losses.schedules import label_weight
 from slu_kd_lobes.teachers.controls import describe, teaching
 from slu_kd_lobes.training.brain import StudentBrain
@@ -146,15 +150,20 @@ def dataio_prep(hparams, manifests, tables, features):
 
 def chosen_text_models(hparams):
     """The text models that the student learns from, by name."""
-    names = list(hparams["teachers"])
+    names, models = list(hparams["teachers"]), hparams["text_models"]
     for name in names:
-        if name == "sentence" or name not in hparams["text_models"]:
+        if name == "sentence" or name not in models:
             raise ValueError(
                 f"teachers: there is no '{name}'; choose teacher or professor"
             )
     if hparams["matching_weight"] > 0:
+        if "sentence" not in models:
+            raise ValueError(
+                "matching_weight: there is no utterance matching in this "
+                "training; that of a pre-training is in utterance_matching"
+            )
         names.append("sentence")
-    return {name: hparams["text_models"][name] for name in names}
+    return {name: models[name] for name in names}
 
 
 def prepare(hparams, device):
@@ -284,16 +293,6 @@ def main(arguments):
             seconds={k: round(value, 3) for k, value in seconds.items()},
         )
     finish_run()
-
-
-def count_parameters(modules, features):
-    """Numbers of parameters that train, and that stay as they are."""
-    all_count = features.trains  # whatever the last epoch left frozen
-    own = [p for p in modules.parameters() if all_count or p.requires_grad]
-    every = {*modules.parameters(), *features.encoder.parameters()}
-    trained = sum(p.numel() for p in own)
-    frozen = sum(p.numel() for p in every) - trained
-    return {"trained": trained, "frozen": frozen}
 
 
 if __name__ == "__main__":

@@ -31,12 +31,14 @@ from pathlib import Path
 import finetune
 from filelock import FileLock
 from prepare import prepare_fsc
+from speechbrain.utils.distributed import is_distributed_initialized
 from torch import get_num_threads
 
 from slu_kd_lobes.training.hparams import complete_yaml, load_hparams, settings
 from slu_kd_lobes.training.run_folder import (
     SHAPES_NO_NUMBER,
     one_sentence_errors,
+    open_folder,
     parse_arguments,
     split_arguments,
 )
@@ -52,9 +54,11 @@ SCRIPTS = {
     "pt_kd": ("train.py", "hparams/base.yaml"),
     "am_pt": ("train_ctc.py", "hparams/am_pt.yaml"),
 }
-#: Places whose content shapes a model, and so the name of its folder.
-SOURCES = (
-    "data_folder other_folder text_encoder tokeniser_source kmeans_source"
+#: What shapes a model of a stage, and so the name of its folder, although it
+#: shapes no number of a run: places by their content, and the epoch that is kept.
+ALSO_SHAPES = (
+    "data_folder other_folder text_encoder tokeniser_source kmeans_source "
+    "test_epoch"
 ).split()
 #: Stages in their order; one of each line.
 ORDER = (("pt", "pt_kd"), ("am_pt",), ("teacher",), ("ft", "ft_kd"))
@@ -79,24 +83,40 @@ def stages_of(text):
     return names
 
 
-def pretrain(stage, overrides, options, folder, after=""):
+def keys_of(stage, hparams):
+    """Keys that the script of a stage is given."""
+    keys = dict(hparams["pretraining"])
+    if stage == "am_pt":
+        for key in ("acoustic", "encoder_dropout"):  # those of the student
+            keys[key] = hparams[key]
+        return keys | hparams["acoustic_pretraining"]
+    keys |= hparams["token_pretraining"]
+    return keys | (hparams["utterance_matching"] if stage == "pt_kd" else {})
+
+
+def complete(stage, keys):
+    """The complete YAML of a stage, what is typed, and what shapes a model."""
+    yaml = str(PRETRAINING / SCRIPTS[stage][1])
+    texts = {key: typed(absolute(key, x)) for key, x in keys.items()}
+    named = {
+        key: value
+        for key, value in settings(complete_yaml(yaml, texts)).items()
+        if key not in SHAPES_NO_NUMBER or key in ALSO_SHAPES
+    }
+    return yaml, texts, named
+
+
+def pretrain(stage, keys, options, folder, after=""):
     """Runs a script of pre-training in a folder named after its settings.
 
     They are those of the stages before it, too. A finished one says so and
     ends; one that was cut short goes on.
     """
-    script, config = SCRIPTS[stage]
-    yaml = str(PRETRAINING / config)
-    texts = {key: typed(absolute(key, x)) for key, x in overrides.items()}
-    named = {
-        key: value
-        for key, value in settings(complete_yaml(yaml, texts)).items()
-        if key not in SHAPES_NO_NUMBER or key in SOURCES
-    }
+    yaml, texts, named = complete(stage, keys)
     name = f"{stage}-{fingerprint([after, named])[:12]}"
     place = Path(folder).resolve() / name
     texts |= {"config": stage, "output_folder": str(place)}
-    command = [sys.executable, script, yaml, *options]
+    command = [sys.executable, SCRIPTS[stage][0], yaml, *options]
     command += [f"--{key}={value}" for key, value in texts.items()]
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(f".{name}.lock")):
@@ -111,7 +131,10 @@ def pretrain(stage, overrides, options, folder, after=""):
             stderr=sys.stderr,
         ).returncode
     if code:
-        raise SystemExit(f"error: {name} failed; it said above why")
+        raise SystemExit(
+            f"error: {name} failed; it said above why. To begin that stage "
+            f"anew, delete {place}"
+        )
     return place
 
 
@@ -123,37 +146,54 @@ def absolute(key, value):
     return value
 
 
+def check(hparams, text, stages):
+    """Refuses what a later stage would refuse, before hours of work."""
+    if hparams["speech_folder"] is None:
+        raise ValueError(
+            "speech_folder: give a folder of transcribed speech, such as "
+            "LibriSpeech"
+        )
+    if is_distributed_initialized():
+        raise ValueError(
+            "the stages are started in one process: give torchrun the script "
+            "of each, one after the other"
+        )
+    for stage in stages:
+        if stage in SCRIPTS:
+            complete(stage, keys_of(stage, hparams))
+    if stages[-1] not in SCRIPTS:
+        prepare_fsc(**hparams["corpus"])
+        finetune.chosen_text_models(hparams)
+        open_folder(hparams, text)
+
+
 def main(arguments):
     """Runs the stages."""
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, _ = load_hparams(hparams_file, overrides)
         stages = stages_of(hparams["stages"])
-        if hparams["speech_folder"] is None:
-            raise ValueError(
-                "speech_folder: give a folder of transcribed speech, such as "
-                "LibriSpeech"
-            )
+        given = {"teachers": "[teacher]" if "ft_kd" in stages else "[]"}
+        hparams, text = load_hparams(hparams_file, overrides | given)
+        check(hparams, text, stages)
     options = split_arguments(arguments, run_opts.as_dict())[0][1:]
-    shared, folder = hparams["pretraining"], hparams["pretraining_folder"]
-    given = {}
+    folder = hparams["pretraining_folder"]
     for stage in stages:
         with one_sentence_errors():
             if stage in ("pt", "pt_kd"):
-                own = {**shared, **hparams["token_pretraining"]}
-                if stage == "pt_kd":
-                    own |= hparams["utterance_matching"]
-                place = pretrain(stage, own, options, folder)
+                place = pretrain(
+                    stage, keys_of(stage, hparams), options, folder
+                )
                 given["token_encoder"] = str(place / "encoder")
             elif stage == "am_pt":
-                own = {**shared, **hparams["acoustic_pretraining"], **given}
-                place = pretrain(stage, own, options, folder, place.name)
+                keys = keys_of(stage, hparams)
+                keys["token_encoder"] = given["token_encoder"]
+                place = pretrain(stage, keys, options, folder, place.name)
                 given["acoustic_model"] = str(place / "acoustic.safetensors")
             elif stage == "teacher":
                 manifests = prepare_fsc(**hparams["corpus"])
                 hparams["text_models"]["teacher"].table(manifests, run_opts)
             else:
-                given["teachers"] = "[teacher]" if stage == "ft_kd" else "[]"
                 typed_too = [f"--{key}={value}" for key, value in given.items()]
                 finetune.main(arguments + typed_too)
 
