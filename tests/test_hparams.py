@@ -483,7 +483,7 @@ def test_a_kind_is_that_of_the_value_before(default, right, wrong):
         ("lr", "0", "a number from 1e-12 to 1000; it is 0"),
         ("lr", ".nan", "a number from 1e-12 to 1000; it is nan"),
         ("lr", "-.inf", "a number from 1e-12 to 1000; it is -inf"),
-        ("kd_weight", "1.01", "a number from 0 to 1; it is 1.01"),
+        ("kd_weight", "-1", "a number from 0 to 1000000; it is -1"),
         ("kd_temperature", "-1", "a number from 0.001"),
         ("label_smoothing", "2", "a number from 0 to 1"),
         ("matching_weight", "-0.1", "a number from 0"),

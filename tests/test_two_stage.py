@@ -34,6 +34,15 @@ TINY = {
     "number_of_epochs": 1,
 }
 
+#: A little speech, for a stage alone.
+PAIRS = {
+    "data_folder": CORPUS,
+    "splits": "{train: [data/train_data], valid: [data/valid_data]}",
+    "hours": 0.02,
+    "valid_hours": 0.01,
+    "tokeniser": "kmeans",
+}
+
 
 def options_for(folder, name, **changes):
     """Everything below one folder, a run in a folder of its own."""
@@ -199,11 +208,7 @@ def test_too_few_frames_for_letters_are_told(trained):
     recipe = ROOT / "recipes" / "LibriSpeech" / "two_stage_pretraining"
     pt_kd = next((folder / "pretraining").glob("pt_kd-*"))
     options = {
-        "data_folder": CORPUS,
-        "splits": "{train: [data/train_data], valid: [data/valid_data]}",
-        "hours": 0.02,
-        "valid_hours": 0.01,
-        "tokeniser": "kmeans",
+        **PAIRS,
         "token_encoder": pt_kd / "encoder",
         "acoustic": "{hidden_size: 8, num_layers: 1, channels: 2, stride: 4}",
         "feature_folder": folder / "feature",
@@ -222,11 +227,7 @@ def test_another_kmeans_is_fitted_before_anything_was_trained(tmp_path):
     """An old one would be used in silence, whatever was typed."""
     recipe = ROOT / "recipes" / "LibriSpeech" / "two_stage_pretraining"
     options = {
-        "data_folder": CORPUS,
-        "splits": "{train: [data/train_data], valid: [data/valid_data]}",
-        "hours": 0.02,
-        "valid_hours": 0.01,
-        "tokeniser": "kmeans",
+        **PAIRS,
         "encoder": "{hidden_size: 16, num_layers: 1, num_heads: 2, "
         "feed_forward: 16}",
         "number_of_epochs": 1,

@@ -265,8 +265,7 @@ class FeatureStore:
         if not missing:
             return
         logger.info(
-            f"Encoding {len(missing)} of {len(wavs)} utterances into "
-            f"{self.folder}"
+            f"Encoding {len(missing)} of {len(wavs)} files into {self.folder}"
         )
         durations = durations if durations is not None else [2.5] * len(wavs)
         order = sorted(missing.values(), key=lambda i: durations[i])

@@ -18,18 +18,19 @@ from slu_kd_lobes.experiments.records import read_records
 from slu_kd_lobes.utils.environment import ROOT
 
 LEGEND = """\
-*Error*: utterances with a wrong slot, in percent, of the last epoch; mean ±
-standard deviation over runs (draws of the training data, or seeds). *Best
-epoch*: the same, of the epoch with the lowest validation error. *Errors*: mean
-number of a run, and the 95 % Wilson interval of its rate. *Difference*: to the
-reference, over the same draws and seeds, with the 95 % interval and p of the
-paired t test; *p, adjusted*: for all comparisons of the table (Benjamini and
-Hochberg). *Over speakers*, *over wordings*: 95 % interval of the difference
-when speakers, or wordings, of the test set are drawn anew (bootstrap).
-*McNemar*: exact, on the same utterances; median p of the pairs of runs. *NLL*
-and *ECE*: negative log likelihood in nats and expected calibration error. A
-difference whose intervals hold 0 is not shown to be one. A system with * is
-its configuration with the overrides in `systems.yaml`."""
+*Error*: utterances with a wrong slot, in percent, of the last epoch, or of the
+best one where that is the configuration's `test_epoch`; mean ± standard
+deviation over runs (draws of the training data, or seeds). *Best epoch*: the
+same, of the epoch with the lowest validation error. *Errors*: mean number of a
+run, and the 95 % Wilson interval of its rate. *Difference*: to the reference,
+over the same draws and seeds, with the 95 % interval and p of the paired t
+test; *p, adjusted*: for all comparisons of the table (Benjamini and Hochberg).
+*Over speakers*, *over wordings*: 95 % interval of the difference when
+speakers, or wordings, of the test set are drawn anew (bootstrap). *McNemar*:
+exact, on the same utterances; median p of the pairs of runs. *NLL* and *ECE*:
+negative log likelihood in nats and expected calibration error. A difference
+whose intervals hold 0 is not shown to be one. A system with * is its
+configuration with the overrides in `systems.yaml`."""
 
 TEACHERS = """\
 *Beyond two numbers*: share of the variance of a teacher's logits, over the
