@@ -1,6 +1,7 @@
 """Recognisers by CIF, by CTC, and by what CTC compresses."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -30,10 +31,9 @@ def model(kind=CIFRecogniser, seed=0):
     )
     if kind is CTCRecogniser:
         return kind(SYMBOLS, encoder).eval()
-    compress = kind is CompressedRecogniser
-    firing = CTCCompression(SYMBOLS, SIZE) if compress else CIF(SIZE)
-    decoder = TokenDecoder(SYMBOLS, SIZE, 12, num_heads=2, num_layers=2)
-    return kind(SYMBOLS, encoder, firing, decoder, END).eval()
+    decoder = partial(TokenDecoder, size=SIZE, ffn_size=12, num_heads=2)
+    parts = {"cif": CIF(SIZE)} if kind is CIFRecogniser else {}
+    return kind(SYMBOLS, encoder, decoder, END, **parts).eval()
 
 
 def batch():
@@ -47,9 +47,7 @@ def batch():
 
 
 def test_published_recogniser_has_47208587_parameters():
-    encoder = PoolingConformer()
-    parts = (CIF(256), TokenDecoder(4234))
-    found = CIFRecogniser(4234, encoder, *parts, end=1)
+    found = CIFRecogniser(4234, PoolingConformer(), TokenDecoder, cif=CIF(256))
     assert sum(p.numel() for p in found.parameters()) == 47_208_587
 
 

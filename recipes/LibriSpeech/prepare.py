@@ -164,6 +164,8 @@ def prepare_pairs(
     hours=None,
     subset_seed=0,
     longest=30,
+    tests=(),
+    other_tests=(),
 ):
     """Speech with its transcripts, of one corpus and perhaps of another.
 
@@ -185,6 +187,9 @@ def prepare_pairs(
         Of the draw.
     longest : float
         Utterances of more seconds are left out, with a warning.
+    tests, other_tests : list of str
+        Parts of the first corpus, and of the second, each of which is a split
+        of its own.
 
     Returns
     -------
@@ -196,13 +201,17 @@ def prepare_pairs(
     ValueError
         If a split has no utterance, or a second corpus has no parts.
     """
-    other_splits = other_splits or {}
+    splits = {**splits, **{_test_name(part): [part] for part in tests}}
+    other_splits = {
+        **(other_splits or {}),
+        **{_test_name(part): [part] for part in other_tests},
+    }
     if bool(other_folder) != any(other_splits.values()):
         raise ValueError(
             f"other_folder is {other_folder or 'null'} and other_splits is "
             f"{other_splits}: give the folder and parts of it, or neither"
         )
-    rows = {split: [] for split in splits}
+    rows = {split: [] for split in (*splits, *other_splits)}
     corpora = [(data_folder, splits, Path(save_folder), hours or {})]
     if other_folder:
         folder = Path(save_folder) / "other"
@@ -215,9 +224,14 @@ def prepare_pairs(
         for split, path in manifests.items():
             found = read_speech(path, root, longest)
             rows[split] += _drawn(found, amounts.get(split), subset_seed)
-    if not all(rows.values()):
-        raise ValueError("training or validation has no utterance: name parts")
+    if empty := [split for split, found in rows.items() if not found]:
+        raise ValueError(f"{empty[0]} has no utterance: name parts of it")
     return rows
+
+
+def _test_name(part):
+    """The name of a test set: that of its file, ``_data`` left out."""
+    return Path(part).name.removesuffix("_data")
 
 
 def _drawn(rows, hours, seed):

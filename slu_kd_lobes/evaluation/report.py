@@ -25,7 +25,7 @@ from slu_kd_lobes.utils.environment import (
 from slu_kd_lobes.utils.files import unused_name, write_json, write_text
 
 #: Keys of the configuration that metrics.json repeats.
-REPORTED_KEYS = ("config", "seed", "train_fraction", "subset_seed")
+SUBSET_KEYS = ("train_fraction", "subset_seed")
 
 
 class Tested(NamedTuple):
@@ -139,6 +139,33 @@ def count_parameters(modules, features):
     return {"trained": trained, "frozen": frozen}
 
 
+def write_metrics(hparams, **facts):
+    """Writes metrics.json, with what each of them tells of its run.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``output_folder``, ``config`` and ``seed``.
+    **facts
+        What was measured.
+
+    Returns
+    -------
+    Path
+    """
+    path = Path(hparams["output_folder"]) / "metrics.json"
+    metrics = {
+        "config": hparams["config"],
+        "seed": hparams["seed"],
+        **facts,
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": package_versions(),
+        "commit": git_commit(),
+    }
+    write_json(path, metrics)
+    return path
+
+
 def write_results(
     hparams, manifests, results, tested_epoch, history=None, **facts
 ):
@@ -149,7 +176,7 @@ def write_results(
     Arguments
     ---------
     hparams : dict
-        With ``output_folder`` and `REPORTED_KEYS`.
+        With ``output_folder`` and `SUBSET_KEYS`.
     manifests : slu_kd_lobes.data.manifests.Manifests
     results : dict
         `Tested` by data set, by epoch (``last`` and ``best``).
@@ -166,28 +193,25 @@ def write_results(
         write_predictions(path, tested, schema)
     tests = {k: v.metrics for k, v in sets.items() if k != "valid"}
     still_learning = history is not None and history.still_learning()
-    metrics = {
+    path = write_metrics(
+        hparams,
         **{k: v for k, v in tests.items() if k != main},
-        **{key: hparams[key] for key in REPORTED_KEYS},
-        "n_train": len(manifests.read("train")),
+        **{key: hparams[key] for key in SUBSET_KEYS},
+        n_train=len(manifests.read("train")),
         **facts,
-        "history": history.epochs if history else [],
-        "still_learning": still_learning,
-        "valid": sets["valid"].metrics,
-        "test": tests[main],  # whatever its name
-        "tests": tests,
-        "main_test": main,
-        "tested_epoch": tested_epoch,
-        "intent_error_by_epoch": {
+        history=history.epochs if history else [],
+        still_learning=still_learning,
+        valid=sets["valid"].metrics,
+        test=tests[main],  # whatever its name
+        tests=tests,
+        main_test=main,
+        tested_epoch=tested_epoch,
+        intent_error_by_epoch={
             epoch: {k: v.metrics["intent_error"] for k, v in found.items()}
             for epoch, found in results.items()
         },
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": package_versions(),
-        "commit": git_commit(),
-    }
-    write_json(folder / "metrics.json", metrics)
-    print(f"\n{results_table(tests)}\n\nmetrics: {folder / 'metrics.json'}")
+    )
+    print(f"\n{results_table(tests)}\n\nmetrics: {path}")
     if still_learning:
         # The configuration of a run is complete, and names its folder.
         yaml, epochs = folder / CONFIGURATION, 2 * len(history.epochs)

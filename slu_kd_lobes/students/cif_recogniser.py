@@ -83,67 +83,105 @@ class CTCRecogniser(torch.nn.Module):
         return Recognised(frames, lengths, ctc)
 
 
-class CIFRecogniser(CTCRecogniser):
-    """Tokens by continuous integrate-and-fire, then a decoder.
+class TokenRecogniser(CTCRecogniser):
+    """One vector a token, then a decoder; a subclass says how tokens are found.
 
     Arguments
     ---------
     num_symbols : int
     encoder : torch.nn.Module
         See `CTCRecogniser`.
-    firing : torch.nn.Module
-        A `CIF`.
-    decoder : torch.nn.Module
-        A `TokenDecoder`.
+    make_decoder : callable
+        Makes a `TokenDecoder` for a number of symbols.
     end : int
         Number of the symbol that ends an utterance, and starts the decoder.
-
-    Example
-    -------
-    >>> from slu_kd_lobes.students.cif import CIF
-    >>> from slu_kd_lobes.students.conformer import PoolingConformer
-    >>> from slu_kd_lobes.students.token_decoder import TokenDecoder
-    >>> encoder = PoolingConformer(20, 16, 32, 2, num_layers=2, pool_after=[1])
-    >>> decoder = TokenDecoder(11, 16, 32, num_heads=2, num_layers=1)
-    >>> model = CIFRecogniser(11, encoder, CIF(16), decoder, end=1)
-    >>> targets, sizes = torch.tensor([[5, 7, 1], [3, 1, 0]]), [3, 2]
-    >>> lengths, sizes = torch.tensor([41, 23]), torch.tensor(sizes)
-    >>> model(torch.rand(2, 41, 20), lengths, targets, sizes).scores.shape
-    torch.Size([2, 3, 11])
     """
 
-    def __init__(self, num_symbols, encoder, firing, decoder, end):
+    def __init__(self, num_symbols, encoder, make_decoder, end=1):
         super().__init__(num_symbols, encoder)
-        self.firing, self.decoder, self.end = firing, decoder, end
+        self.decoder = make_decoder(num_symbols)
+        self.end = end
 
     def forward(self, features, lengths, targets=None, sizes=None):
         """Returns what the features are recognised as; see `CTCRecogniser`."""
         found = super().forward(features, lengths)
-        if targets is None:
-            return found._replace(fired=self.fire(found))
         fired = self.fire(found, targets, sizes)
+        if targets is None:
+            return found._replace(fired=fired)
         first = torch.full_like(targets[:, :1], self.end)
         before = torch.cat([first, targets[:, :-1]], 1)
         states, scores, _ = self.decoder(fired.vectors, before)
         return found._replace(fired=fired, states=states, scores=scores)
 
     def fire(self, found, targets=None, sizes=None):
-        """Returns the tokens' vectors, a `Fired`; see `forward`."""
+        """Finds the tokens, as many as were said, or as there are.
+
+        Arguments
+        ---------
+        found : Recognised
+        targets, sizes : torch.Tensor or None
+            See `CTCRecogniser.forward`.
+
+        Returns
+        -------
+        Fired
+        """
+        raise NotImplementedError
+
+
+class CIFRecogniser(TokenRecogniser):
+    """Tokens by continuous integrate-and-fire.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        See `TokenRecogniser`.
+    cif : CIF
+
+    Example
+    -------
+    >>> from functools import partial
+    >>> from slu_kd_lobes.students.cif import CIF
+    >>> from slu_kd_lobes.students.conformer import PoolingConformer
+    >>> from slu_kd_lobes.students.token_decoder import TokenDecoder
+    >>> encoder = PoolingConformer(20, 16, 32, 2, num_layers=2, pool_after=[1])
+    >>> decoder = partial(TokenDecoder, size=16, num_heads=2, num_layers=1)
+    >>> model = CIFRecogniser(11, encoder, decoder, cif=CIF(16))
+    >>> targets, sizes = torch.tensor([[5, 7, 1], [3, 1, 0]]), [3, 2]
+    >>> lengths, sizes = torch.tensor([41, 23]), torch.tensor(sizes)
+    >>> model(torch.rand(2, 41, 20), lengths, targets, sizes).scores.shape
+    torch.Size([2, 3, 11])
+    """
+
+    def __init__(self, *args, cif, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.cif = cif
+
+    def fire(self, found, targets=None, sizes=None):
+        """Finds the tokens; see `TokenRecogniser`."""
         size = None if targets is None else targets.shape[1]
-        return self.firing(found.frames, found.lengths, sizes, size)
+        return self.cif(found.frames, found.lengths, sizes, size)
 
 
-class CompressedRecogniser(CIFRecogniser):
+class CompressedRecogniser(TokenRecogniser):
     """Tokens where CTC writes one, as a rival of integrate-and-fire.
 
     Source: An et al. 2024, "Paraformer-v2: An improved non-autoregressive
     transformer for noise-robust speech recognition", section 3.
-    `firing` is a `CTCCompression`.
+
+    Arguments
+    ---------
+    num_symbols, encoder, *args, **kwargs
+        See `TokenRecogniser`.
     """
 
+    def __init__(self, num_symbols, encoder, *args, **kwargs):
+        super().__init__(num_symbols, encoder, *args, **kwargs)
+        self.compression = CTCCompression(num_symbols, encoder.output_size)
+
     def fire(self, found, targets=None, sizes=None):
-        """Returns the tokens' vectors, a `Fired`; see `forward`."""
-        return self.firing(found.ctc, found.lengths, targets, sizes)
+        """Finds the tokens; see `TokenRecogniser`."""
+        return self.compression(found.ctc, found.lengths, targets, sizes)
 
 
 class CTCCompression(torch.nn.Module):

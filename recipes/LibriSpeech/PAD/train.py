@@ -34,6 +34,7 @@ from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.alignment_plot import plot_alignment
 from slu_kd_lobes.evaluation.plots import drawn
+from slu_kd_lobes.evaluation.report import write_metrics
 from slu_kd_lobes.evaluation.retrieval import ranks, retrieval_metrics
 from slu_kd_lobes.students.aligned import AlignedModel
 from slu_kd_lobes.training.brain import StudentBrain
@@ -45,8 +46,7 @@ from slu_kd_lobes.training.run_folder import (
     parse_arguments,
     start_or_resume,
 )
-from slu_kd_lobes.utils.environment import git_commit, package_versions
-from slu_kd_lobes.utils.files import whole, write_json
+from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 logger = get_logger(__name__)
@@ -240,19 +240,14 @@ def main(arguments):
             f"aligned model: {hparams['aligned_folder']}"
         )
         save_aligned(brain, hparams["aligned_folder"])
-        write_json(
-            Path(hparams["output_folder"]) / "metrics.json",
-            {
-                **{key: hparams[key] for key in ("config", "seed")},
-                "before": first,
-                "valid": last,
-                "n_train": len(train),
-                "n_valid": len(valid),
-                "history": brain.history.epochs,
-                "projection": model.projects,
-                "versions": package_versions(),
-                "commit": git_commit(),
-            },
+        write_metrics(
+            hparams,
+            before=first,
+            valid=last,
+            n_train=len(train),
+            n_valid=len(valid),
+            history=brain.history.epochs,
+            projection=model.projects,
         )
         sides = {
             "before": before,

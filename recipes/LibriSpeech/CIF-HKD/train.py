@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""Trains a speech recogniser whose tokens learn from a text model.
+
+A Conformer's frames become one vector a token by continuous integrate-and-fire
+(CIF), and a decoder without cross-attention writes the tokens. A frozen text
+model teaches both: the vectors must be more like their own teacher vectors than
+like others (acoustic, contrastive), the decoder's states are drawn to them
+(linguistic, by regression).
+
+To run this recipe:
+> python train.py hparams/hkd.yaml --data_folder=/path/to/LibriSpeech
+
+Source: Han et al. 2023, "Knowledge Transfer from Pre-trained Language Models to
+Cif-based Speech Recognizers via Hierarchical Distillation", and its published
+code.
+
+Authors
+ * slu_kd_lobes authors
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from prepare import prepare_pairs
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from torch.nn.functional import cross_entropy, ctc_loss
+
+from slu_kd_lobes.data.batching import UtteranceDataset
+from slu_kd_lobes.data.text_units import BLANK, END, TextUnits
+from slu_kd_lobes.evaluation.report import write_metrics
+from slu_kd_lobes.evaluation.written import WrittenErrors
+from slu_kd_lobes.losses.asr import check_frames, ctc_collapse, quantity_loss
+from slu_kd_lobes.students.beam_search import beam_search, until
+from slu_kd_lobes.training.brain import StudentBrain
+from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.training.run_folder import (
+    finish_run,
+    one_sentence_errors,
+    open_folder,
+    parse_arguments,
+    start_or_resume,
+)
+
+
+class RecogniserBrain(StudentBrain):
+    """Trains the recogniser, and the heads that a teacher needs.
+
+    Besides what StudentBrain has, it is given the `recogniser`, the `features`,
+    the `units`, the `cutter` that joins them to words, the rows of all
+    `utterances`, and with a teacher the `tokens`, a table of its vectors.
+    """
+
+    best = "wer"
+    beam_size = 1
+
+    def compute_forward(self, batch, stage):
+        """Returns what is recognised by a model that is told what was said."""
+        batch.to(self.device)
+        features, lengths = self.features(batch.inputs, batch.lengths)
+        if stage == sb.Stage.TRAIN and self.hparams.augment is not None:
+            features = self.hparams.augment(features)
+        targets = batch.targets[:, : batch.sizes.max()]
+        found = self.modules.recogniser(features, lengths, targets, batch.sizes)
+        if stage != sb.Stage.TRAIN:
+            self.write(features, lengths, batch.numbers.tolist())
+        return found
+
+    def compute_objectives(self, found, batch, stage):
+        """Returns the sum of the terms, each for a token."""
+        if stage == sb.Stage.TEST:  # what is written counts alone
+            return torch.zeros(())
+        hparams, targets = self.hparams, batch.targets[:, : batch.sizes.max()]
+        ctc = ctc_loss(
+            found.ctc.transpose(0, 1),
+            targets,
+            found.lengths,
+            batch.sizes,
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        terms = {"ctc": ctc}
+        inside = length_to_mask(batch.sizes, targets.shape[1]).bool()
+        if found.scores is not None:
+            terms["ce"] = cross_entropy(
+                found.scores[inside].float(),
+                targets[inside],
+                label_smoothing=hparams.label_smoothing,
+                reduction="sum",
+            )
+            if found.fired.weights is not None:
+                weights = found.fired.weights
+                terms["quantity"] = quantity_loss(weights, batch.sizes)
+        for name in hparams.distillation:
+            vectors = {
+                "acoustic": found.fired.vectors,
+                "linguistic": found.states,
+            }
+            terms[name] = hparams.distillation_losses[name](
+                self.modules[name](vectors[name]),
+                self.teacher_vectors(batch.rows, targets.shape[1]),
+                inside,
+            )
+        count = batch.sizes.sum()
+        terms = {name: term / count for name, term in terms.items()}
+        loss = sum(hparams.weights[name] * x for name, x in terms.items())
+        self.log_terms(len(batch.indices), loss=loss, **terms)
+        return loss
+
+    def teacher_vectors(self, rows, size):
+        """The teacher's vectors of the tokens, without that of the begin."""
+        units = self.tokens.units(rows, self.device)
+        vectors, lengths = units.vectors[:, 1:], units.mask[:, 1:].sum(1)
+        # Those of another sentence, a control, may be fewer: they come again.
+        order = torch.arange(size, device=self.device)
+        places = order % lengths.unsqueeze(1)
+        return vectors.gather(
+            1, places.unsqueeze(2).expand(-1, -1, vectors.shape[2])
+        )
+
+    @torch.no_grad()
+    def write(self, features, lengths, numbers):
+        """Writes some utterances, and counts what is wrong."""
+        found = self.recogniser(features, lengths)
+        if found.fired is None:
+            written = [
+                ctc_collapse(path[:size])
+                for path, size in zip(found.ctc.argmax(2).cpu(), found.lengths)
+            ]
+            written = [until(row, END) for row in written]
+        else:
+            written, _ = beam_search(self.recogniser, found, self.beam_size)
+        rows = [self.utterances[number] for number in numbers]
+        self.errors.append(
+            [row["wav"] for row in rows],
+            [self.cutter.join(self.units.write(row)) for row in written],
+            [row["transcription"] for row in rows],
+        )
+
+    def on_stage_start(self, stage, epoch=None):
+        """Starts the statistics of what is written."""
+        super().on_stage_start(stage, epoch)
+        self.errors = WrittenErrors()
+
+    def evaluation_stats(self):
+        """Returns the means, and errors of words and characters in percent."""
+        return {**self.means(), **self.errors.rates()}
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate of the step."""
+        if should_step:
+            self.schedule(self.optimizer, self.optimizer_step + 1)
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Takes the mean of several checkpoints, the best or the last."""
+        super().on_evaluate_start(max_key=max_key, min_key=min_key)
+        kept = self.checkpointer.find_checkpoints(
+            max_key=max_key, min_key=min_key, max_num_checkpoints=self.keep
+        )
+        mean = average_checkpoints(kept, "recogniser")
+        self.recogniser.load_state_dict(mean)
+
+
+def dataio_prep(hparams, splits, features, cutter, device):
+    """Builds the data sets, the units, and the table of the teacher."""
+    run_on_main(features.build, [sum(splits.values(), [])])
+    texts = {
+        split: [row["transcription"] for row in rows]
+        for split, rows in splits.items()
+    }
+    cut = {split: cutter.cut(said) for split, said in texts.items()}
+    units, tokens, first = TextUnits.of(cut["train"]), None, 0
+    taught = {split: {} for split in splits}
+    if hparams["distillation"]:
+        known = ("train", "valid")
+        model = hparams["token_model"]
+        tokens = model.table(sum((texts[x] for x in known), []), device)
+        for split in known:
+            rows = torch.tensor(tokens.rows_of(texts[split]))
+            model.check_same_tokens(texts[split], cut[split], tokens)
+            taught[split] = {"rows": rows}
+        if hparams["other_sentences"]:  # a control that must not help
+            rows = taught["train"]["rows"]
+            order = np.random.default_rng(hparams["seed"]).permutation(
+                len(rows)
+            )
+            taught["train"] = {"rows": rows[order]}
+    datasets = {}
+    for split, rows in splits.items():
+        numbers = [torch.tensor(units.numbers(x)) for x in cut[split]]
+        datasets[split] = UtteranceDataset(
+            ids=[row["wav"] for row in rows],
+            inputs=features.load(rows),
+            numbers=torch.arange(first, first + len(rows)),
+            targets=torch.nn.utils.rnn.pad_sequence(numbers, batch_first=True),
+            sizes=torch.tensor([len(x) for x in numbers]),
+            **taught[split],
+        )
+        first += len(rows)
+    return datasets, units, tokens
+
+
+def make_modules(hparams, units, tokens):
+    """What trains: the recogniser, and a head for each kind of distillation.
+
+    Heads are no part of the recogniser: without a teacher there are none.
+    """
+    recogniser = hparams["make_recogniser"](len(units), hparams["encoder"])
+    modules, size = {"recogniser": recogniser}, hparams["encoder"].output_size
+    if tokens is not None:
+        width = tokens.outputs.shape[1] - 1  # beside the prior
+        for name in hparams["distillation"]:
+            modules[name] = torch.nn.Linear(size, width)
+    return modules
+
+
+def test_all(brain, hparams, datasets):
+    """Tests by greedy and by beam search; returns what is wrong, by set."""
+    found, widths = {}, {"greedy": 1}
+    if hasattr(brain.recogniser, "decoder"):
+        widths["beam"] = hparams["beam_size"]
+    for name in [x for x in datasets if x not in ("train", "valid")]:
+        data, found[name] = datasets[name], {"n": len(datasets[name])}
+        options = data.loader_options(hparams["test_batch_size"])
+        for search, brain.beam_size in widths.items():
+            brain.test(data, hparams["test_epoch"], **options)
+            found[name][search] = brain.evaluation_stats()
+        found[name] |= found[name][search]  # of the wider search
+        if if_main_process():
+            folder = Path(hparams["output_folder"])
+            brain.errors.write(folder / f"wer_{name}.txt")
+    return found
+
+
+def main(arguments):
+    """Prepares, trains and tests."""
+    with one_sentence_errors():
+        hparams_file, run_opts, overrides = parse_arguments(arguments)
+        hparams, text = load_hparams(hparams_file, overrides)
+        open_folder(hparams, text)
+        splits = prepare_pairs(**hparams["speech"])
+        features = hparams["make_features"](
+            hparams["filter_bank"], run_opts["device"]
+        )
+        cutter = hparams["make_cutter"]()
+        datasets, units, tokens = dataio_prep(
+            hparams, splits, features, cutter, run_opts["device"]
+        )
+        for split, data in datasets.items():
+            check_frames(
+                split,
+                data.columns["targets"],
+                hparams["encoder"].frames_of(data.inputs.lengths),
+                "leave a layer out of pool_after",
+            )
+        sb.utils.seed.seed_everything(hparams["seed"])
+        modules = make_modules(hparams, units, tokens)
+        sources = {
+            "units": units.fingerprint,
+            "teacher": tokens and tokens.made_from,
+            "speech": [part.inputs.audio for part in datasets.values()],
+        }
+        start_or_resume(hparams, text, sources)
+
+    brain = RecogniserBrain(
+        modules,
+        made_from=sources,
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+        train_logger=hparams["train_logger"],
+    )
+    brain.recogniser, brain.tokens = modules["recogniser"], tokens
+    brain.features, brain.units, brain.cutter = features, units, cutter
+    brain.utterances, brain.keep = sum(splits.values(), []), hparams["average"]
+    train, valid = datasets["train"], datasets["valid"]
+    options = train.loader_options(
+        hparams["batch_size"],
+        hparams["seed"],
+        features.loader_workers,
+        hparams["batch_frames"],
+    )
+    batches = len(options["batch_sampler"])
+    with one_sentence_errors():
+        steps = brain.steps_of_epoch(batches)
+        brain.schedule = hparams["make_schedule"](steps=steps)
+        brain.fit(
+            hparams["epoch_counter"],
+            train,
+            valid,
+            train_loader_kwargs=options,
+            valid_loader_kwargs=valid.loader_options(
+                hparams["test_batch_size"]
+            ),
+        )
+    tests = test_all(brain, hparams, datasets)
+    if if_main_process():
+        main_test = next(iter(tests))
+        path = write_metrics(
+            hparams,
+            test=tests[main_test],
+            tests=tests,
+            main_test=main_test,
+            history=brain.history.epochs,
+            symbols=len(units),
+            parameters=sum(p.numel() for p in brain.recogniser.parameters()),
+            seconds=dict(brain.seconds),
+            made_from=sources,
+        )
+        for name, stats in tests.items():
+            print(f"{name}: {stats['wer']:.2f} % of words wrong")
+        print(f"metrics: {path}")
+    finish_run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
