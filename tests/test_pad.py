@@ -12,27 +12,6 @@ from slu_kd_lobes.students.encoders import TransformerEncoder
 from slu_kd_lobes.utils.environment import packaged_minilm
 
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "PAD"
-WORDS = "red green blue black white brown".split()
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    """A word is a tone, so that there is something to align."""
-    folder = tmp_path_factory.mktemp("speech")
-    rng = np.random.default_rng(0)
-    for split, size in (("train", 24), ("valid", 8)):
-        rows = []
-        for number in range(size):
-            said = rng.choice(len(WORDS), size=3, replace=False)
-            times = np.arange(3200) / 16000
-            tones = [np.sin(2 * np.pi * 220 * (1 + w) * times) for w in said]
-            name = f"{split}{number}.wav"
-            soundfile.write(folder / name, np.concatenate(tones) / 3, 16000)
-            text = " ".join(WORDS[w] for w in said)
-            rows.append({"path": name, "transcription": text})
-        lines = "\n".join(map(json.dumps, rows))
-        (folder / f"{split}.jsonl").write_text(lines)
-    return folder
 
 
 def wanted(speech, model, folder, **changes):
@@ -271,7 +250,7 @@ def test_a_second_corpus_joins_whole(
         ),
         (
             {"splits": "{train: [train], valid: []}"},
-            "training or validation has no utterance",
+            "valid has no utterance: name parts of it",
         ),
     ],
 )

@@ -201,11 +201,8 @@ def prepare_pairs(
     ValueError
         If a split has no utterance, or a second corpus has no parts.
     """
-    splits = {**splits, **{_test_name(part): [part] for part in tests}}
-    other_splits = {
-        **(other_splits or {}),
-        **{_test_name(part): [part] for part in other_tests},
-    }
+    splits = _with_tests(splits, tests)
+    other_splits = _with_tests(other_splits or {}, other_tests)
     if bool(other_folder) != any(other_splits.values()):
         raise ValueError(
             f"other_folder is {other_folder or 'null'} and other_splits is "
@@ -229,9 +226,18 @@ def prepare_pairs(
     return rows
 
 
-def _test_name(part):
-    """The name of a test set: that of its file, ``_data`` left out."""
-    return Path(part).name.removesuffix("_data")
+def _with_tests(splits, tests):
+    """Splits, and each test set as one: the name of its file, less ``_data``."""
+    splits = dict(splits)
+    for part in tests:
+        name = Path(part).name.removesuffix("_data")
+        if name in splits:
+            raise ValueError(
+                f"the part '{part}' would be the test set '{name}', and there "
+                "is a split of that name: rename its file"
+            )
+        splits[name] = [part]
+    return splits
 
 
 def _drawn(rows, hours, seed):

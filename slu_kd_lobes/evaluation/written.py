@@ -16,7 +16,7 @@ class WrittenErrors:
     >>> errors = WrittenErrors()
     >>> errors.append(["a"], ["turn on light"], ["Turn on the light."])
     >>> {name: round(value, 2) for name, value in errors.rates().items()}
-    {'wer': 25.0, 'cer': 22.22}
+    {'wer': 25.0, 'cer': 23.53}
     """
 
     def __init__(self):

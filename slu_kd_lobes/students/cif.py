@@ -16,7 +16,7 @@ DENSE_UP_TO = 2**14
 
 
 class Fired(NamedTuple):
-    """What CIF makes of frames.
+    """What CIF, or a rival of it, makes of frames.
 
     Arguments
     ---------
@@ -24,14 +24,14 @@ class Fired(NamedTuple):
         [batch, tokens, channels], zero after an item's end.
     lengths : torch.Tensor
         Tokens of each item, [batch].
-    weights : torch.Tensor
+    weights : torch.Tensor or None
         Of each frame before they were scaled, [batch, frames]; their sum is
         the quantity of tokens that the frames hold.
     """
 
     vectors: torch.Tensor
     lengths: torch.Tensor
-    weights: torch.Tensor
+    weights: torch.Tensor | None
 
 
 class CIF(torch.nn.Module):

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 
+from slu_kd_lobes.data.text_units import BLANK, END
+from slu_kd_lobes.losses.asr import ctc_collapse
+from slu_kd_lobes.students.beam_search import beam_search, until
 from slu_kd_lobes.students.cif import Fired, shifted
 from slu_kd_lobes.students.sincnet import mask_padding
-
-#: Number of the blank of CTC.
-BLANK = 0
 
 
 class Recognised(NamedTuple):
@@ -52,11 +52,13 @@ class CTCRecogniser(torch.nn.Module):
     encoder : torch.nn.Module
         Makes ``(frames, lengths)`` of ``(features, lengths)``; it says its
         `output_size`.
+    end : int
+        Number of the symbol that ends an utterance, which CTC writes, too.
     """
 
-    def __init__(self, num_symbols, encoder):
+    def __init__(self, num_symbols, encoder, end=END):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.end = encoder, end
         self.symbols = torch.nn.Linear(encoder.output_size, num_symbols)
 
     def forward(self, features, lengths, targets=None, sizes=None):
@@ -82,6 +84,27 @@ class CTCRecogniser(torch.nn.Module):
         ctc = self.symbols(frames).float().log_softmax(2)
         return Recognised(frames, lengths, ctc)
 
+    def transcribe(self, found, beam_size=1):
+        """Writes what was heard.
+
+        Arguments
+        ---------
+        found : Recognised
+            Of this model without targets.
+        beam_size : int
+            Of the search, where there is one.
+
+        Returns
+        -------
+        list of list of int
+            Symbols of each item, before the mark of the end.
+        """
+        paths, lengths = found.ctc.argmax(2).tolist(), found.lengths.tolist()
+        return [
+            until(ctc_collapse(path[:length]), self.end)
+            for path, length in zip(paths, lengths)
+        ]
+
 
 class TokenRecogniser(CTCRecogniser):
     """One vector a token, then a decoder; a subclass says how tokens are found.
@@ -97,10 +120,9 @@ class TokenRecogniser(CTCRecogniser):
         Number of the symbol that ends an utterance, and starts the decoder.
     """
 
-    def __init__(self, num_symbols, encoder, make_decoder, end=1):
-        super().__init__(num_symbols, encoder)
+    def __init__(self, num_symbols, encoder, make_decoder, end=END):
+        super().__init__(num_symbols, encoder, end)
         self.decoder = make_decoder(num_symbols)
-        self.end = end
 
     def forward(self, features, lengths, targets=None, sizes=None):
         """Returns what the features are recognised as; see `CTCRecogniser`."""
@@ -112,6 +134,10 @@ class TokenRecogniser(CTCRecogniser):
         before = torch.cat([first, targets[:, :-1]], 1)
         states, scores, _ = self.decoder(fired.vectors, before)
         return found._replace(fired=fired, states=states, scores=scores)
+
+    def transcribe(self, found, beam_size=1):
+        """Writes what was heard; see `CTCRecogniser`."""
+        return beam_search(self, found, beam_size)[0]
 
     def fire(self, found, targets=None, sizes=None):
         """Finds the tokens, as many as were said, or as there are.
@@ -224,7 +250,7 @@ class CTCCompression(torch.nn.Module):
         Returns
         -------
         Fired
-            Whose weights are 1 for frames that belong to a token.
+            Without weights.
         """
         with torch.no_grad():
             if targets is None:
@@ -241,7 +267,7 @@ class CTCCompression(torch.nn.Module):
             own = own / own.sum(2, keepdim=True).clamp(min=1)
         with torch.autocast(ctc.device.type, enabled=False):
             means = own.to(ctc.dtype) @ ctc.exp()
-        return Fired(self.embedding(means), number[:, -1], voiced.float())
+        return Fired(self.embedding(means), number[:, -1], None)
 
 
 def best_path(ctc, lengths, targets, sizes):

@@ -91,6 +91,29 @@ class TokenTable(TeacherTable):
         values = values.to(device)
         return Units(values[..., :-1], mask.to(device), values[..., -1])
 
+    def targets(self, rows, size, device="cpu"):
+        """What is said after the mark of the begin, of each token.
+
+        Arguments
+        ---------
+        rows : list of int or torch.Tensor
+            Numbers of transcripts; see `rows_of`.
+        size : int
+            Tokens that are wanted. A transcript that has fewer, as one of
+            another utterance may, begins again.
+        device : str
+            Where the result is wanted.
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, size, values].
+        """
+        values, lengths = self.stored.batch(rows)
+        places = 1 + torch.arange(size) % (lengths - 1).unsqueeze(1)
+        places = places.unsqueeze(2).expand(-1, -1, values.shape[2] - 1)
+        return values[..., :-1].gather(1, places).to(device)
+
 
 class TokenModel:
     """A frozen text model, and the table of its tokens' vectors and priors.

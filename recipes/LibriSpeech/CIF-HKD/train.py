@@ -31,11 +31,10 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.nn.functional import cross_entropy, ctc_loss
 
 from slu_kd_lobes.data.batching import UtteranceDataset
-from slu_kd_lobes.data.text_units import BLANK, END, TextUnits
+from slu_kd_lobes.data.text_units import BLANK, TextUnits
 from slu_kd_lobes.evaluation.report import write_metrics
 from slu_kd_lobes.evaluation.written import WrittenErrors
-from slu_kd_lobes.losses.asr import check_frames, ctc_collapse, quantity_loss
-from slu_kd_lobes.students.beam_search import beam_search, until
+from slu_kd_lobes.losses.asr import check_frames, quantity_loss
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
@@ -67,7 +66,7 @@ class RecogniserBrain(StudentBrain):
         targets = batch.targets[:, : batch.sizes.max()]
         found = self.modules.recogniser(features, lengths, targets, batch.sizes)
         if stage != sb.Stage.TRAIN:
-            self.write(features, lengths, batch.numbers.tolist())
+            self.write(features, lengths, batch)
         return found
 
     def compute_objectives(self, found, batch, stage):
@@ -93,49 +92,26 @@ class RecogniserBrain(StudentBrain):
                 label_smoothing=hparams.label_smoothing,
                 reduction="sum",
             )
-            if found.fired.weights is not None:
-                weights = found.fired.weights
+            weights = found.fired.weights
+            if weights is not None:
                 terms["quantity"] = quantity_loss(weights, batch.sizes)
         for name in hparams.distillation:
-            vectors = {
-                "acoustic": found.fired.vectors,
-                "linguistic": found.states,
-            }
-            terms[name] = hparams.distillation_losses[name](
-                self.modules[name](vectors[name]),
-                self.teacher_vectors(batch.rows, targets.shape[1]),
-                inside,
-            )
+            taught = {"acoustic": found.fired[0], "linguistic": found.states}
+            said = self.tokens.targets(batch.rows, len(inside[0]), self.device)
+            loss = hparams.distillation_losses[name]
+            terms[name] = loss(self.modules[name](taught[name]), said, inside)
         count = batch.sizes.sum()
         terms = {name: term / count for name, term in terms.items()}
         loss = sum(hparams.weights[name] * x for name, x in terms.items())
         self.log_terms(len(batch.indices), loss=loss, **terms)
         return loss
 
-    def teacher_vectors(self, rows, size):
-        """The teacher's vectors of the tokens, without that of the begin."""
-        units = self.tokens.units(rows, self.device)
-        vectors, lengths = units.vectors[:, 1:], units.mask[:, 1:].sum(1)
-        # Those of another sentence, a control, may be fewer: they come again.
-        order = torch.arange(size, device=self.device)
-        places = order % lengths.unsqueeze(1)
-        return vectors.gather(
-            1, places.unsqueeze(2).expand(-1, -1, vectors.shape[2])
-        )
-
     @torch.no_grad()
-    def write(self, features, lengths, numbers):
-        """Writes some utterances, and counts what is wrong."""
+    def write(self, features, lengths, batch):
+        """Writes utterances, and counts what is wrong."""
         found = self.recogniser(features, lengths)
-        if found.fired is None:
-            written = [
-                ctc_collapse(path[:size])
-                for path, size in zip(found.ctc.argmax(2).cpu(), found.lengths)
-            ]
-            written = [until(row, END) for row in written]
-        else:
-            written, _ = beam_search(self.recogniser, found, self.beam_size)
-        rows = [self.utterances[number] for number in numbers]
+        written = self.recogniser.transcribe(found, self.beam_size)
+        rows = [self.utterances[number] for number in batch.numbers.tolist()]
         self.errors.append(
             [row["wav"] for row in rows],
             [self.cutter.join(self.units.write(row)) for row in written],
@@ -166,6 +142,17 @@ class RecogniserBrain(StudentBrain):
         self.recogniser.load_state_dict(mean)
 
 
+def check_distillation(hparams):
+    """Refuses what cannot be taught, before any work."""
+    kind, known = hparams["recogniser"], [*hparams["distillation_losses"]]
+    for name in hparams["distillation"]:
+        if name not in known or kind == "ctc":  # which has no tokens
+            raise ValueError(
+                f"distillation: '{name}' cannot be taught to the recogniser "
+                f"'{kind}': choose of {', '.join(known)}, for cif or compressed"
+            )
+
+
 def dataio_prep(hparams, splits, features, cutter, device):
     """Builds the data sets, the units, and the table of the teacher."""
     run_on_main(features.build, [sum(splits.values(), [])])
@@ -185,11 +172,8 @@ def dataio_prep(hparams, splits, features, cutter, device):
             model.check_same_tokens(texts[split], cut[split], tokens)
             taught[split] = {"rows": rows}
         if hparams["other_sentences"]:  # a control that must not help
-            rows = taught["train"]["rows"]
-            order = np.random.default_rng(hparams["seed"]).permutation(
-                len(rows)
-            )
-            taught["train"] = {"rows": rows[order]}
+            order = np.random.default_rng(hparams["seed"])
+            order.shuffle(taught["train"]["rows"].numpy())
     datasets = {}
     for split, rows in splits.items():
         numbers = [torch.tensor(units.numbers(x)) for x in cut[split]]
@@ -242,14 +226,13 @@ def main(arguments):
     with one_sentence_errors():
         hparams_file, run_opts, overrides = parse_arguments(arguments)
         hparams, text = load_hparams(hparams_file, overrides)
+        check_distillation(hparams)
         open_folder(hparams, text)
         splits = prepare_pairs(**hparams["speech"])
-        features = hparams["make_features"](
-            hparams["filter_bank"], run_opts["device"]
-        )
-        cutter = hparams["make_cutter"]()
+        device, cutter = run_opts["device"], hparams["make_cutter"]()
+        features = hparams["make_features"](hparams["filter_bank"], device)
         datasets, units, tokens = dataio_prep(
-            hparams, splits, features, cutter, run_opts["device"]
+            hparams, splits, features, cutter, device
         )
         for split, data in datasets.items():
             check_frames(
@@ -280,24 +263,18 @@ def main(arguments):
     brain.features, brain.units, brain.cutter = features, units, cutter
     brain.utterances, brain.keep = sum(splits.values(), []), hparams["average"]
     train, valid = datasets["train"], datasets["valid"]
-    options = train.loader_options(
-        hparams["batch_size"],
-        hparams["seed"],
-        features.loader_workers,
-        hparams["batch_frames"],
-    )
-    batches = len(options["batch_sampler"])
+    size, frames = hparams["batch_size"], hparams["batch_frames"]
+    options = train.loader_options(size, hparams["seed"], batch_frames=frames)
+    valid_options = valid.loader_options(hparams["test_batch_size"])
     with one_sentence_errors():
-        steps = brain.steps_of_epoch(batches)
+        steps = brain.steps_of_epoch(len(options["batch_sampler"]))
         brain.schedule = hparams["make_schedule"](steps=steps)
         brain.fit(
             hparams["epoch_counter"],
             train,
             valid,
             train_loader_kwargs=options,
-            valid_loader_kwargs=valid.loader_options(
-                hparams["test_batch_size"]
-            ),
+            valid_loader_kwargs=valid_options,
         )
     tests = test_all(brain, hparams, datasets)
     if if_main_process():
