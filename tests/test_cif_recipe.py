@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from running import ROOT, command, run, stopped
 
@@ -145,3 +147,31 @@ def test_two_processes_train_as_one_does(speech, tmp_path):
     assert two["test"]["n"] == one["test"]["n"]
     losses = [x["history"][-1]["valid_ce"] for x in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_aishell_is_read_from_its_own_layout(tmp_path):
+    """Spaces between words are no characters; what has no transcript is out."""
+    corpus = tmp_path / "data_aishell"
+    (corpus / "transcript").mkdir(parents=True)
+    lines = []
+    for split, number in (("train", 8), ("dev", 3), ("test", 3)):
+        folder = corpus / "wav" / split / "S0002"
+        folder.mkdir(parents=True)
+        for i in range(number):
+            name = f"BAC009{split}{i}"
+            wav = 0.1 * np.random.default_rng(i).standard_normal(9600)
+            soundfile.write(folder / f"{name}.wav", wav, 16000)
+            if i > 0:
+                lines.append(f"{name} 开 灯{'关' * (i % 3)}")
+    text = "\n".join(lines)
+    (corpus / "transcript" / "aishell_transcript_v0.8.txt").write_text(text)
+    options = wanted(corpus, tmp_path / "run", number_of_epochs=1)
+    for key in ("splits", "tests", "text_model"):
+        del options[key]
+    options["distillation"] = "[]"
+    recipe = ROOT / "recipes" / "AISHELL-1" / "CIF-HKD"
+    printed = run("hkd", options, recipe)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["symbols"] == 3 + len("开灯关")
+    assert metrics["test"]["n"] == 2
+    assert "1 of the 8 recordings of wav/train have no transcript" in printed

@@ -246,7 +246,7 @@ def test_a_second_corpus_joins_whole(
         ({"other_folder": "OTHER"}, "other_folder is OTHER and other_splits"),
         (
             {"other_folder": "OTHER", "other_splits": "{valid: [7]}"},
-            "OTHER holds neither the folder 7 of LibriSpeech nor",
+            "OTHER holds neither the folder 7 of a corpus nor",
         ),
         (
             {"splits": "{train: [train], valid: []}"},

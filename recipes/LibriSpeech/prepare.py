@@ -1,13 +1,16 @@
 """Manifests of transcribed speech for the pre-training of the encoder.
 
-Two layouts are known by the files that are there: LibriSpeech, with the
-TextGrid files of its published alignments, and any folder of ``<part>.jsonl``
-files whose rows carry their alignment, or of ``<part>.csv`` without. All that
+Three layouts are known by the files that are there: LibriSpeech, with the
+TextGrid files of its published alignments; AISHELL-1; and any folder of
+``<part>.jsonl`` files whose rows carry their alignment, or of ``<part>.csv``
+without. All that
 can be wrong with the files is found here, before anything is written, so that
 training never meets it.
 
-Corpus: Panayotov et al. 2015, "Librispeech: an ASR corpus based on public
-domain audio books". Alignments: Lugosch et al. 2019, section 4.1.
+Corpora: Panayotov et al. 2015, "Librispeech: an ASR corpus based on public
+domain audio books"; Bu et al. 2017, "AISHELL-1: An Open-Source Mandarin Speech
+Corpus and a Speech Recognition Baseline". Alignments: Lugosch et al. 2019,
+section 4.1.
 
 Authors
  * slu_kd_lobes authors
@@ -281,6 +284,8 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
         if path.is_file():
             return _listed(path, rows_of(path), aligned)
     if (data_folder / part).is_dir():
+        if (data_folder / "transcript").is_dir():
+            return _aishell(data_folder, part)
         return _librispeech(data_folder, part, alignment_folder, aligned)
     present = sorted(
         path.name
@@ -288,7 +293,7 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
         if path.is_dir() or path.suffix in (".jsonl", ".csv")
     )
     raise FileNotFoundError(
-        f"{data_folder} holds neither the folder {part} of LibriSpeech nor "
+        f"{data_folder} holds neither the folder {part} of a corpus nor "
         f"the file {part}.jsonl or {part}.csv, but {present[:10]}: correct "
         "the folder or the name of the part"
     )
@@ -332,6 +337,41 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
             "correct the folder"
         )
     return _with_textgrid(utterances, part) if aligned else utterances
+
+
+def _aishell(data_folder, part):
+    """Lists a part of AISHELL-1, such as ``wav/train``.
+
+    Some 500 recordings have no transcript: they are left out.
+    """
+    texts = {}
+    for path in sorted((data_folder / "transcript").glob("*.txt")):
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            key, _, text = line.strip().partition(" ")
+            texts[key] = text.replace(" ", "")  # between words
+    audio = sorted((data_folder / part).glob("*/*.wav"))
+    utterances = [
+        Utterance(
+            path.stem,
+            path.relative_to(data_folder).as_posix(),
+            texts[path.stem],
+            None,
+            None,
+        )
+        for path in audio
+        if texts.get(path.stem)
+    ]
+    if not utterances:
+        raise FileNotFoundError(
+            f"{data_folder / part} holds no <speaker>/*.wav with a transcript: "
+            "unpack AISHELL-1, and the archives of its speakers, again"
+        )
+    if len(utterances) < len(audio):
+        logger.warning(
+            f"{len(audio) - len(utterances)} of the {len(audio)} recordings of "
+            f"{part} have no transcript and are left out."
+        )
+    return utterances
 
 
 def _with_textgrid(utterances, part):
