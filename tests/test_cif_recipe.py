@@ -113,8 +113,8 @@ def test_the_control_has_the_same_teacher_of_other_sentences(speech, tmp_path):
 
 
 def test_letters_are_written_too(speech, tmp_path):
-    """Without a teacher, whose tokens are pieces."""
-    options = {"written": "characters"}
+    """Without a teacher, whose tokens are pieces; and CTC joins the search."""
+    options = {"written": "characters", "scorer": "ctc"}
     metrics = train(speech, tmp_path / "run", "cif", **options)
     letters = set("redgreenblueblackwhitebrown")
     assert metrics["symbols"] == 3 + len(letters)
@@ -132,6 +132,7 @@ def test_letters_are_written_too(speech, tmp_path):
         ({"tests": "[valid]"}, "there is a split of that name"),
         ({"average": "0"}, "average"),
         ({"beam_size": "0"}, "beam_size"),
+        ({"scorer": "lm"}, "lm"),
     ],
 )
 def test_what_cannot_be_trained_is_told(changes, message, speech, tmp_path):

@@ -5,9 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder
 
-from slu_kd_lobes.students.beam_search import beam_search
+from slu_kd_lobes.students.beam_search import beam_search, ctc_scorer
 from slu_kd_lobes.students.cif import CIF, Fired
 from slu_kd_lobes.students.cif_recogniser import (
     BLANK,
@@ -260,13 +259,7 @@ def test_a_scorer_of_speechbrain_says_what_ctc_thinks():
     recogniser = model()
     recogniser.end = 0
     found = heard(recogniser, [4, 3])
-    scorer = ScorerBuilder(
-        weights={"ctc": 0.5},
-        partial_scorers=[
-            CTCScorer(recogniser.symbols, blank_index=BLANK, eos_index=BLANK)
-        ],
-        scorer_beam_scale=2,
-    )
+    scorer = ctc_scorer(recogniser, 0.5)
     plain, _ = beam_search(recogniser, found, 3)
     joint, scores = beam_search(recogniser, found, 3, scorer)
     assert [len(row) for row in joint] == [4, 3]

@@ -9,6 +9,9 @@ Speech Recognition", section 3.3.
 """
 
 import torch
+from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder
+
+from slu_kd_lobes.data.text_units import BLANK
 
 
 @torch.no_grad()
@@ -24,9 +27,7 @@ def beam_search(recogniser, found, beam_size=10, scorer=None):
     beam_size : int
         1 takes the most probable symbol at each step.
     scorer : speechbrain.decoders.scorer.ScorerBuilder or None
-        Adds scores of language models or of CTC. A `CTCScorer` is given 0 as
-        its `eos_index`: the mark of the end is written by CTC as other symbols
-        are.
+        Adds scores of CTC, see `ctc_scorer`, or of language models.
 
     Returns
     -------
@@ -90,3 +91,24 @@ def beam_search(recogniser, found, beam_size=10, scorer=None):
 def until(symbols, end):
     """The symbols before the first mark of the end."""
     return symbols[: symbols.index(end)] if end in symbols else symbols
+
+
+def ctc_scorer(recogniser, weight):
+    """What CTC says of the symbols, as a scorer of the beam search.
+
+    The mark of the end is a symbol like others here, for CTC writes it; so
+    SpeechBrain's scorer is told of none.
+
+    Arguments
+    ---------
+    recogniser : torch.nn.Module
+        With `symbols`, a layer from frames to scores.
+    weight : float
+        Of the logarithms, beside 1 for those of the decoder.
+
+    Returns
+    -------
+    speechbrain.decoders.scorer.ScorerBuilder
+    """
+    scorer = CTCScorer(recogniser.symbols, blank_index=BLANK, eos_index=BLANK)
+    return ScorerBuilder({"ctc": weight}, partial_scorers=[scorer])

@@ -84,7 +84,7 @@ class CTCRecogniser(torch.nn.Module):
         ctc = self.symbols(frames).float().log_softmax(2)
         return Recognised(frames, lengths, ctc)
 
-    def transcribe(self, found, beam_size=1):
+    def transcribe(self, found, beam_size=1, scorer=None):
         """Writes what was heard.
 
         Arguments
@@ -92,7 +92,8 @@ class CTCRecogniser(torch.nn.Module):
         found : Recognised
             Of this model without targets.
         beam_size : int
-            Of the search, where there is one.
+        scorer : ScorerBuilder or None
+            Of the search, where there is one; see `beam_search`.
 
         Returns
         -------
@@ -135,9 +136,9 @@ class TokenRecogniser(CTCRecogniser):
         states, scores, _ = self.decoder(fired.vectors, before)
         return found._replace(fired=fired, states=states, scores=scores)
 
-    def transcribe(self, found, beam_size=1):
+    def transcribe(self, found, beam_size=1, scorer=None):
         """Writes what was heard; see `CTCRecogniser`."""
-        return beam_search(self, found, beam_size)[0]
+        return beam_search(self, found, beam_size, scorer)[0]
 
     def fire(self, found, targets=None, sizes=None):
         """Finds the tokens, as many as were said, or as there are.

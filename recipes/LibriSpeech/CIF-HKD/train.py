@@ -55,7 +55,7 @@ class RecogniserBrain(StudentBrain):
     """
 
     best = "wer"
-    beam_size = 1
+    search = (1,)  # the width of the beam
 
     def compute_forward(self, batch, stage):
         """Returns what is recognised by a model that is told what was said."""
@@ -110,7 +110,7 @@ class RecogniserBrain(StudentBrain):
     def write(self, features, lengths, batch):
         """Writes utterances, and counts what is wrong."""
         found = self.recogniser(features, lengths)
-        written = self.recogniser.transcribe(found, self.beam_size)
+        written = self.recogniser.transcribe(found, *self.search)
         rows = [self.utterances[number] for number in batch.numbers.tolist()]
         self.errors.append(
             [row["wav"] for row in rows],
@@ -205,19 +205,19 @@ def make_modules(hparams, units, tokens):
 
 def test_all(brain, hparams, datasets):
     """Tests by greedy and by beam search; returns what is wrong, by set."""
-    found, widths = {}, {"greedy": 1}
-    if hasattr(brain.recogniser, "decoder"):
-        widths["beam"] = hparams["beam_size"]
+    found, searches = {}, {"greedy": (1,)}
+    if hparams["recogniser"] != "ctc":
+        make, width = hparams["make_scorer"], hparams["beam_size"]
+        searches["beam"] = (width, make and make(brain.recogniser))
     for name in [x for x in datasets if x not in ("train", "valid")]:
         data, found[name] = datasets[name], {"n": len(datasets[name])}
         options = data.loader_options(hparams["test_batch_size"])
-        for search, brain.beam_size in widths.items():
+        for search, brain.search in searches.items():
             brain.test(data, hparams["test_epoch"], **options)
             found[name][search] = brain.evaluation_stats()
         found[name] |= found[name][search]  # of the wider search
-        if if_main_process():
-            folder = Path(hparams["output_folder"])
-            brain.errors.write(folder / f"wer_{name}.txt")
+        path = Path(hparams["output_folder"]) / f"wer_{name}.txt"
+        run_on_main(brain.errors.write, [path])
     return found
 
 
