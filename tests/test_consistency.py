@@ -78,7 +78,10 @@ def test_every_key_is_used(folder, name, script):
     if called is not None:
         code += (folder / called).read_text()
     brain = (ROOT / "slu_kd_lobes" / "training" / "brain.py").read_text()
-    report = (ROOT / "slu_kd_lobes" / "evaluation" / "report.py").read_text()
+    report = "".join(
+        (ROOT / "slu_kd_lobes" / path).read_text()
+        for path in ("evaluation/report.py", "training/run_folder.py")
+    )
     keys = re.findall(r"^(\w+):", text, re.MULTILINE)
     unused = [
         key

@@ -8,9 +8,8 @@ can be wrong with the files is found here, before anything is written, so that
 training never meets it.
 
 Corpora: Panayotov et al. 2015, "Librispeech: an ASR corpus based on public
-domain audio books"; Bu et al. 2017, "AISHELL-1: An Open-Source Mandarin Speech
-Corpus and a Speech Recognition Baseline". Alignments: Lugosch et al. 2019,
-section 4.1.
+domain audio books"; "AISHELL-1: An Open-Source Mandarin Speech Corpus and a
+Speech Recognition Baseline", 2017. Alignments: Lugosch et al. 2019, section 4.1.
 
 Authors
  * slu_kd_lobes authors

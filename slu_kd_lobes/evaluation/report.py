@@ -16,13 +16,12 @@ from slu_kd_lobes.evaluation.plots import (
     plot_learning_curves,
 )
 from slu_kd_lobes.training.hparams import settings
-from slu_kd_lobes.training.run_folder import CONFIGURATION, tied_to_epochs
-from slu_kd_lobes.utils.environment import (
-    git_commit,
-    package_versions,
-    peak_memory_mb,
+from slu_kd_lobes.training.run_folder import (
+    CONFIGURATION,
+    tied_to_epochs,
+    write_metrics,
 )
-from slu_kd_lobes.utils.files import unused_name, write_json, write_text
+from slu_kd_lobes.utils.files import unused_name, write_text
 
 #: Keys of the configuration that metrics.json repeats.
 SUBSET_KEYS = ("train_fraction", "subset_seed")
@@ -137,33 +136,6 @@ def count_parameters(modules, features):
     trained = sum(p.numel() for p in own)
     frozen = sum(p.numel() for p in every) - trained
     return {"trained": trained, "frozen": frozen}
-
-
-def write_metrics(hparams, **facts):
-    """Writes metrics.json, with what each of them tells of its run.
-
-    Arguments
-    ---------
-    hparams : dict
-        With ``output_folder``, ``config`` and ``seed``.
-    **facts
-        What was measured.
-
-    Returns
-    -------
-    Path
-    """
-    path = Path(hparams["output_folder"]) / "metrics.json"
-    metrics = {
-        "config": hparams["config"],
-        "seed": hparams["seed"],
-        **facts,
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": package_versions(),
-        "commit": git_commit(),
-    }
-    write_json(path, metrics)
-    return path
 
 
 def write_results(

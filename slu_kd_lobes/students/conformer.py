@@ -154,21 +154,11 @@ class ConformerLayer(torch.nn.Module):
 
     def __init__(self, size, ffn_size, num_heads, kernel_size, dropout):
         super().__init__()
-
-        def feed_forward():
-            return torch.nn.Sequential(
-                torch.nn.LayerNorm(size),
-                torch.nn.Linear(size, ffn_size),
-                torch.nn.SiLU(),
-                torch.nn.Dropout(dropout),
-                torch.nn.Linear(ffn_size, size),
-                torch.nn.Dropout(dropout),
-            )
-
-        self.before = feed_forward()
+        sizes = (size, ffn_size, torch.nn.SiLU(), dropout)
+        self.before = feed_forward(*sizes)
         self.attention = RelativeAttention(size, num_heads, dropout)
         self.convolution = MaskedConvolution(size, kernel_size, dropout)
-        self.after = feed_forward()
+        self.after = feed_forward(*sizes)
         self.norm = torch.nn.LayerNorm(size)
 
     def forward(self, x, inside, positions):
@@ -188,6 +178,29 @@ class ConformerLayer(torch.nn.Module):
         x = x + self.attention(x, inside, positions)
         x = x + self.convolution(x, inside)
         return self.norm(x + 0.5 * self.after(x))
+
+
+def feed_forward(size, ffn_size, activation, dropout):
+    """A normalisation, and two layers with an activation between them.
+
+    Arguments
+    ---------
+    size, ffn_size : int
+    activation : torch.nn.Module
+    dropout : float
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    return torch.nn.Sequential(
+        torch.nn.LayerNorm(size),
+        torch.nn.Linear(size, ffn_size),
+        activation,
+        torch.nn.Dropout(dropout),
+        torch.nn.Linear(ffn_size, size),
+        torch.nn.Dropout(dropout),
+    )
 
 
 class RelativeAttention(torch.nn.Module):

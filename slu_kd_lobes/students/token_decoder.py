@@ -9,6 +9,8 @@ Recognizers via Hierarchical Distillation".
 import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 
+from slu_kd_lobes.students.conformer import feed_forward
+
 
 class TokenDecoder(torch.nn.Module):
     """Causal layers over what was said before, and the vector of each token.
@@ -125,13 +127,8 @@ class DecoderLayer(torch.nn.Module):
         self.enter = torch.nn.Linear(size, 3 * size)  # query, key, value
         self.leave = torch.nn.Linear(size, size)
         self.dropout = torch.nn.Dropout(dropout)
-        self.feed_forward = torch.nn.Sequential(
-            torch.nn.LayerNorm(size),
-            torch.nn.Linear(size, ffn_size),
-            torch.nn.ReLU(),
-            torch.nn.Dropout(dropout),
-            torch.nn.Linear(ffn_size, size),
-            torch.nn.Dropout(dropout),
+        self.feed_forward = feed_forward(
+            size, ffn_size, torch.nn.ReLU(), dropout
         )
 
     def forward(self, x, past=None):

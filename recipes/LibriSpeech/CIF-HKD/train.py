@@ -32,7 +32,6 @@ from torch.nn.functional import cross_entropy, ctc_loss
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.text_units import BLANK, TextUnits
-from slu_kd_lobes.evaluation.report import write_metrics
 from slu_kd_lobes.evaluation.written import WrittenErrors
 from slu_kd_lobes.losses.asr import check_frames, quantity_loss
 from slu_kd_lobes.training.brain import StudentBrain
@@ -43,6 +42,7 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
 
 
@@ -278,10 +278,10 @@ def main(arguments):
         )
     tests = test_all(brain, hparams, datasets)
     if if_main_process():
-        main_test = next(iter(tests))
+        main_test = next(iter(tests), None)
         path = write_metrics(
             hparams,
-            test=tests[main_test],
+            test=tests.get(main_test),
             tests=tests,
             main_test=main_test,
             history=brain.history.epochs,

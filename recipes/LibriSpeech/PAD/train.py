@@ -34,7 +34,6 @@ from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.alignment_plot import plot_alignment
 from slu_kd_lobes.evaluation.plots import drawn
-from slu_kd_lobes.evaluation.report import write_metrics
 from slu_kd_lobes.evaluation.retrieval import ranks, retrieval_metrics
 from slu_kd_lobes.students.aligned import AlignedModel
 from slu_kd_lobes.training.brain import StudentBrain
@@ -45,6 +44,7 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
 from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.fingerprints import module_fingerprint

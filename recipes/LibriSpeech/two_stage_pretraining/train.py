@@ -28,7 +28,6 @@ from speechbrain.utils.logger import get_logger
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.token_dictionary import TokenDictionary, frame_tokens
-from slu_kd_lobes.evaluation.report import write_metrics
 from slu_kd_lobes.evaluation.retrieval import ranks, retrieval_metrics
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
@@ -39,6 +38,7 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
 from slu_kd_lobes.utils.fingerprints import fingerprint, module_fingerprint
 from slu_kd_lobes.utils.sealed import save_sealed

@@ -28,7 +28,6 @@ from speechbrain.utils.edit_distance import accumulatable_wer_stats
 
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.token_dictionary import frame_tokens
-from slu_kd_lobes.evaluation.report import write_metrics
 from slu_kd_lobes.losses.asr import LETTERS, check_frames, ctc_collapse
 from slu_kd_lobes.students.token_encoder import TokenEncoder
 from slu_kd_lobes.training.brain import StudentBrain
@@ -40,6 +39,7 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
 from slu_kd_lobes.utils.fingerprints import (
     fingerprint,

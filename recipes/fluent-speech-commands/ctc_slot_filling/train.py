@@ -30,7 +30,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.feature_store import StoredFeatures
 from slu_kd_lobes.data.tagged_text import TaggedText
-from slu_kd_lobes.evaluation.report import SUBSET_KEYS, write_metrics
+from slu_kd_lobes.evaluation.report import SUBSET_KEYS
 from slu_kd_lobes.evaluation.slot_filling import slot_filling_metrics
 from slu_kd_lobes.losses.asr import check_frames, ctc_collapse
 from slu_kd_lobes.training.brain import StudentBrain
@@ -41,6 +41,7 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
 from slu_kd_lobes.utils.files import write_csv
 from slu_kd_lobes.utils.fingerprints import module_fingerprint
