@@ -8,6 +8,10 @@ import soundfile
 import torch
 from running import ROOT, command, run, stopped
 
+from slu_kd_lobes.data.audio import read_waveform
+from slu_kd_lobes.evaluation.written import WrittenErrors
+from slu_kd_lobes.inference.recognisers import SpeechBrainRecogniser
+from slu_kd_lobes.students.encoders import SpeechBrainEncoder
 from slu_kd_lobes.utils.environment import packaged_minilm
 
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "CIF-HKD"
@@ -82,6 +86,27 @@ def test_heads_of_the_teacher_are_no_part_of_the_recogniser(speech, tmp_path):
         heads = list(path.parent.glob("*stic.ckpt"))  # acoustic, linguistic
         assert len(heads) == (2 if config == "hkd" else 0)
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("config", ["ctc", "compressed", "hkd"])
+def test_speechbrain_loads_what_was_trained(config, speech, tmp_path):
+    """It writes what the test wrote, and its frames make an encoder."""
+    metrics = train(speech, tmp_path / "run", config, number_of_epochs=6)
+    folder = str(tmp_path / "run" / "recogniser")
+    recogniser = SpeechBrainRecogniser(folder, "EncoderASR")
+    rows = (speech / "test.jsonl").read_text().splitlines()
+    rows = [json.loads(row) for row in rows]
+    wavs = [read_waveform(str(speech / row["path"]), 16000) for row in rows]
+    errors = WrittenErrors()
+    errors.append(
+        [row["path"] for row in rows],
+        recogniser(wavs),
+        [row["transcription"] for row in rows],
+    )
+    assert errors.rates()["wer"] == pytest.approx(metrics["test"]["wer"])
+    encoder = SpeechBrainEncoder(folder, "EncoderASR", pool=2)
+    features, lengths = encoder(torch.stack(wavs))
+    assert features.shape == (8, 8, 16) and encoder.feature_size == 16
 
 
 def test_a_killed_run_goes_on_to_the_same_result(speech, tmp_path):

@@ -1,6 +1,8 @@
 """Symbols that a recogniser writes."""
 
 import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
 from slu_kd_lobes.data.text_units import (
     BLANK,
@@ -9,6 +11,8 @@ from slu_kd_lobes.data.text_units import (
     Characters,
     TextUnits,
     WordPieces,
+    join_characters,
+    join_pieces,
 )
 from slu_kd_lobes.teachers.token_vectors import TokenModel
 from slu_kd_lobes.utils.environment import packaged_minilm
@@ -34,17 +38,20 @@ def test_pieces_are_joined_to_what_was_said(pieces):
 
 
 def test_numbers_end_with_the_mark_and_know_what_training_knew():
-    units = TextUnits.of([["b", "a"], ["b"]])
+    units = TextUnits.of([["b", "a"], ["b"]], join_pieces)
     assert len(units) == 5
     assert units.numbers(["a", "x", "b"]) == [3, UNKNOWN, 4, END]
-    assert units.write([3, 4]) == ["a", "b"]
+    assert units.decode_ids([3, 4]) == "a b"
     assert BLANK == 0 and units.numbers([]) == [END]
 
 
 def test_other_symbols_are_known_by_their_fingerprint():
-    first, second = TextUnits(["a", "b"]), TextUnits(["b", "a"])
+    first, second = TextUnits("ab", join_pieces), TextUnits("ba", join_pieces)
     assert first.fingerprint != second.fingerprint
-    assert first.fingerprint == TextUnits.of([["b", "a", "a"]]).fingerprint
+    same = TextUnits.of([["b", "a", "a"]], join_pieces)
+    assert first.fingerprint == same.fingerprint
+    other = TextUnits("ab", join_characters)
+    assert first.fingerprint != other.fingerprint
 
 
 def test_teacher_has_a_vector_of_each_piece_and_of_the_end(pieces, tmp_path):
@@ -85,3 +92,12 @@ def test_a_transcript_that_is_cut_off_is_refused(pieces, tmp_path):
     texts = ["turn the light on"]
     with pytest.raises(ValueError, match="has 6 tokens .* and 4 are read"):
         model.check_same_tokens(texts, pieces.cut(texts), model.table(texts))
+
+
+def test_a_model_of_other_pieces_is_refused(tmp_path):
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(TEXTS, vocab_size=300)
+    model = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not cut text into WordPieces"):
+        WordPieces(str(tmp_path))

@@ -19,23 +19,55 @@ MARKS = ("<blank>", "<eos>", "<unk>")
 BLANK, END, UNKNOWN = range(len(MARKS))
 
 
+def join_pieces(pieces):
+    """The text of WordPieces, its words between spaces.
+
+    Arguments
+    ---------
+    pieces : list of str
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> join_pieces(["it", "'", "s", "un", "##fat", "##hom", "##able"])
+    "it's unfathomable"
+    """
+    text = " ".join(pieces).replace(" ##", "").replace(" ' ", "'")
+    return normalise_transcript(text)
+
+
+def join_characters(pieces):
+    """The text of characters, without spaces."""
+    return "".join(pieces)
+
+
 class WordPieces:
-    """Cuts text as a text model does.
+    """Cuts text as a BERT does.
 
     Arguments
     ---------
     text_encoder : str
-        Any BERT-like model, by folder or hub name.
+        By folder or hub name.
 
     Raises
     ------
     ValueError
-        If the model cannot be had.
+        If the model cannot be had, or cuts text in another way.
     """
+
+    join = staticmethod(join_pieces)
 
     def __init__(self, text_encoder):
         with readable_source("text encoder", text_encoder):
             self.tokenizer = AutoTokenizer.from_pretrained(text_encoder)
+        if self.tokenizer.convert_tokens_to_string(["a", "##b"]) != "ab":
+            raise ValueError(
+                f"the text encoder '{text_encoder}' does not cut text into "
+                "WordPieces such as '##s': choose a BERT, or write characters"
+            )
 
     def cut(self, texts):
         """Returns the pieces of each transcript, a list of list of str."""
@@ -43,28 +75,21 @@ class WordPieces:
         numbers = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [self.tokenizer.convert_ids_to_tokens(row) for row in numbers]
 
-    def join(self, pieces):
-        """Returns the text of pieces, its words between spaces."""
-        text = self.tokenizer.convert_tokens_to_string(pieces)
-        return normalise_transcript(text.replace(" ' ", "'"))
-
 
 class Characters:
     """Cuts text into characters; spaces are none.
 
     Example
     -------
-    >>> Characters().cut(["我们 去"]), Characters().join(["我", "们"])
-    ([['我', '们', '去']], '我们')
+    >>> Characters().cut(["我们 去"])
+    [['我', '们', '去']]
     """
+
+    join = staticmethod(join_characters)
 
     def cut(self, texts):
         """Returns the characters of each transcript, a list of list of str."""
         return [[*normalise_transcript(x).replace(" ", "")] for x in texts]
-
-    def join(self, pieces):
-        """Returns the text of characters."""
-        return "".join(pieces)
 
 
 class TextUnits:
@@ -74,34 +99,39 @@ class TextUnits:
     ---------
     names : list of str
         Symbols, without the marks, which come before them.
+    join : callable
+        Makes text of symbols.
 
     Example
     -------
-    >>> units = TextUnits.of([["light", "##s"], ["light"]])
+    >>> units = TextUnits.of([["light", "##s"], ["light"]], join_pieces)
     >>> units.numbers(["light", "##s", "on"])
     [4, 3, 2, 1]
-    >>> units.write([4, 3])
-    ['light', '##s']
+    >>> units.decode_ids([4, 3])
+    'lights'
     """
 
-    def __init__(self, names):
+    def __init__(self, names, join):
         self.names = [*MARKS, *names]
+        self.join = join
         self._numbers = {name: i for i, name in enumerate(self.names)}
-        self.fingerprint = fingerprint(self.names)
+        self.fingerprint = fingerprint([self.names, join.__name__])
 
     @classmethod
-    def of(cls, sentences):
+    def of(cls, sentences, join):
         """The symbols of sentences, in the order of their names.
 
         Arguments
         ---------
         sentences : list of list of str
+        join : callable
 
         Returns
         -------
         TextUnits
         """
-        return cls(sorted({piece for pieces in sentences for piece in pieces}))
+        names = {piece for pieces in sentences for piece in pieces}
+        return cls(sorted(names), join)
 
     def __len__(self):
         return len(self.names)
@@ -111,6 +141,6 @@ class TextUnits:
         known = [self._numbers.get(piece, UNKNOWN) for piece in pieces]
         return [*known, END]
 
-    def write(self, numbers):
-        """Names of symbols."""
-        return [self.names[number] for number in numbers]
+    def decode_ids(self, numbers):
+        """The text of symbols, by the name that SpeechBrain calls."""
+        return self.join([self.names[number] for number in numbers])

@@ -81,6 +81,10 @@ class CTCRecogniser(torch.nn.Module):
         Recognised
         """
         frames, lengths = self.encoder(features, lengths)
+        return self.recognise(frames, lengths, targets, sizes)
+
+    def recognise(self, frames, lengths, targets=None, sizes=None):
+        """Returns what the encoder's frames are recognised as; see `forward`."""
         ctc = self.symbols(frames).float().log_softmax(2)
         return Recognised(frames, lengths, ctc)
 
@@ -125,9 +129,9 @@ class TokenRecogniser(CTCRecogniser):
         super().__init__(num_symbols, encoder, end)
         self.decoder = make_decoder(num_symbols)
 
-    def forward(self, features, lengths, targets=None, sizes=None):
-        """Returns what the features are recognised as; see `CTCRecogniser`."""
-        found = super().forward(features, lengths)
+    def recognise(self, frames, lengths, targets=None, sizes=None):
+        """Returns what frames are recognised as; see `CTCRecogniser`."""
+        found = super().recognise(frames, lengths)
         fired = self.fire(found, targets, sizes)
         if targets is None:
             return found._replace(fired=fired)
@@ -209,6 +213,27 @@ class CompressedRecogniser(TokenRecogniser):
     def fire(self, found, targets=None, sizes=None):
         """Finds the tokens; see `TokenRecogniser`."""
         return self.compression(found.ctc, found.lengths, targets, sizes)
+
+
+def decode(frames, wav_lens, recogniser, beam_size=1):
+    """A decoding function of SpeechBrain's `EncoderASR`.
+
+    Arguments
+    ---------
+    frames : tuple
+        Of the encoder, and how many each item has.
+    wav_lens : torch.Tensor
+        Not used: the frames are counted.
+    recogniser : CTCRecogniser
+        Or one of its subclasses.
+    beam_size : int
+
+    Returns
+    -------
+    list of list of int
+        Symbols of each item.
+    """
+    return recogniser.transcribe(recogniser.recognise(*frames), beam_size)
 
 
 class CTCCompression(torch.nn.Module):

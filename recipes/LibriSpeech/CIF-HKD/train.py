@@ -33,6 +33,7 @@ from torch.nn.functional import cross_entropy, ctc_loss
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.text_units import BLANK, TextUnits
 from slu_kd_lobes.evaluation.written import WrittenErrors
+from slu_kd_lobes.inference.recogniser_package import package_recogniser
 from slu_kd_lobes.losses.asr import check_frames, quantity_loss
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
@@ -50,8 +51,8 @@ class RecogniserBrain(StudentBrain):
     """Trains the recogniser, and the heads that a teacher needs.
 
     Besides what StudentBrain has, it is given the `recogniser`, the `features`,
-    the `units`, the `cutter` that joins them to words, the rows of all
-    `utterances`, and with a teacher the `tokens`, a table of its vectors.
+    the `units`, the rows of all `utterances`, and with a teacher the `tokens`,
+    a table of its vectors.
     """
 
     best = "wer"
@@ -114,7 +115,7 @@ class RecogniserBrain(StudentBrain):
         rows = [self.utterances[number] for number in batch.numbers.tolist()]
         self.errors.append(
             [row["wav"] for row in rows],
-            [self.cutter.join(self.units.write(row)) for row in written],
+            [self.units.decode_ids(row) for row in written],
             [row["transcription"] for row in rows],
         )
 
@@ -153,15 +154,16 @@ def check_distillation(hparams):
             )
 
 
-def dataio_prep(hparams, splits, features, cutter, device):
+def dataio_prep(hparams, splits, features, device):
     """Builds the data sets, the units, and the table of the teacher."""
+    cutter = hparams["make_cutter"]()
     run_on_main(features.build, [sum(splits.values(), [])])
     texts = {
         split: [row["transcription"] for row in rows]
         for split, rows in splits.items()
     }
     cut = {split: cutter.cut(said) for split, said in texts.items()}
-    units, tokens, first = TextUnits.of(cut["train"]), None, 0
+    units, tokens, first = TextUnits.of(cut["train"], cutter.join), None, 0
     taught = {split: {} for split in splits}
     if hparams["distillation"]:
         known = ("train", "valid")
@@ -229,18 +231,13 @@ def main(arguments):
         check_distillation(hparams)
         open_folder(hparams, text)
         splits = prepare_pairs(**hparams["speech"])
-        device, cutter = run_opts["device"], hparams["make_cutter"]()
+        device = run_opts["device"]
         features = hparams["make_features"](hparams["filter_bank"], device)
-        datasets, units, tokens = dataio_prep(
-            hparams, splits, features, cutter, device
-        )
+        datasets, units, tokens = dataio_prep(hparams, splits, features, device)
         for split, data in datasets.items():
-            check_frames(
-                split,
-                data.columns["targets"],
-                hparams["encoder"].frames_of(data.inputs.lengths),
-                "leave a layer out of pool_after",
-            )
+            frames = hparams["encoder"].frames_of(data.inputs.lengths)
+            advice = "leave a layer out of pool_after"
+            check_frames(split, data.columns["targets"], frames, advice)
         sb.utils.seed.seed_everything(hparams["seed"])
         modules = make_modules(hparams, units, tokens)
         sources = {
@@ -260,12 +257,12 @@ def main(arguments):
         train_logger=hparams["train_logger"],
     )
     brain.recogniser, brain.tokens = modules["recogniser"], tokens
-    brain.features, brain.units, brain.cutter = features, units, cutter
+    brain.features, brain.units = features, units
     brain.utterances, brain.keep = sum(splits.values(), []), hparams["average"]
-    train, valid = datasets["train"], datasets["valid"]
-    size, frames = hparams["batch_size"], hparams["batch_frames"]
+    train, size = datasets["train"], hparams["batch_size"]
+    frames, test_size = hparams["batch_frames"], hparams["test_batch_size"]
     options = train.loader_options(size, hparams["seed"], batch_frames=frames)
-    valid_options = valid.loader_options(hparams["test_batch_size"])
+    valid = datasets["valid"]
     with one_sentence_errors():
         steps = brain.steps_of_epoch(len(options["batch_sampler"]))
         brain.schedule = hparams["make_schedule"](steps=steps)
@@ -274,10 +271,12 @@ def main(arguments):
             train,
             valid,
             train_loader_kwargs=options,
-            valid_loader_kwargs=valid_options,
+            valid_loader_kwargs=valid.loader_options(test_size),
         )
     tests = test_all(brain, hparams, datasets)
     if if_main_process():
+        folder = Path(hparams["output_folder"]) / "recogniser"
+        package_recogniser(folder, brain.recogniser, units, text)
         main_test = next(iter(tests), None)
         path = write_metrics(
             hparams,
@@ -292,7 +291,7 @@ def main(arguments):
         )
         for name, stats in tests.items():
             print(f"{name}: {stats['wer']:.2f} % of words wrong")
-        print(f"metrics: {path}")
+        print(f"recogniser: {folder}\nmetrics: {path}")
     finish_run()
 
 
