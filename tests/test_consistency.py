@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.run_opts import RunOptions
 
 from slu_kd_lobes.training.hparams import settings
 from slu_kd_lobes.training.run_folder import SHAPES_NO_NUMBER
@@ -85,10 +86,11 @@ def test_every_key_is_used(folder, name, script):
         for path in ("evaluation/report.py", "training/run_folder.py")
     )
     keys = re.findall(r"^(\w+):", text, re.MULTILINE)
+    options = RunOptions().as_dict()  # which SpeechBrain's Brain looks for
     unused = [
         key
         for key in keys
-        if key != "__set_seed"
+        if key not in ("__set_seed", *options)
         and f"<{key}>" not in text
         and not re.search(rf"[\"'.]{key}\b", code + brain + report)
     ]
