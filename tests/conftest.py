@@ -1,5 +1,6 @@
 """What all tests share: no network, the same random numbers, one thread."""
 
+import csv
 import json
 import os
 import shutil
@@ -63,6 +64,25 @@ def speech(tmp_path_factory):
             rows.append({"path": name, "transcription": text})
         lines = "\n".join(map(json.dumps, rows))
         (folder / f"{split}.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def commands(speech):
+    """What the tones say, as a corpus of commands; the rest is typed alone."""
+    folder = speech / "commands" / "data"
+    folder.mkdir(parents=True)
+    parts = {"train": (0, 6), "valid": (6, 9), "test": (9, 24)}
+    with open(speech / "train.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+    for split, (start, end) in parts.items():
+        with open(folder / f"{split}_data.csv", "w", newline="") as file:
+            names = ["path", "speakerId", "transcription", "first"]
+            writer = csv.writer(file)
+            writer.writerow(names)
+            for row in rows[start:end]:
+                text = row["transcription"]
+                writer.writerow([row["path"], split, text, text.split()[0]])
     return folder
 
 

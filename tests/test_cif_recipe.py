@@ -1,12 +1,13 @@
 """The recipe of a CIF recogniser, on a corpus where a word is a tone."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from running import ROOT, command, run, stopped
+from running import ROOT, command, run, run_typed_commands, stopped
 
 from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.evaluation.written import WrittenErrors
@@ -173,6 +174,29 @@ def test_two_processes_train_as_one_does(speech, tmp_path):
     assert two["test"]["n"] == one["test"]["n"]
     losses = [x["history"][-1]["valid_ce"] for x in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_typed_commands_are_found_by_token_vectors(speech, commands, tmp_path):
+    """None of the test set's wordings is in training; all are typed."""
+    typed = partial(run_typed_commands, RECIPE, "trained", tmp_path / "a")
+    options = {"number_of_epochs": 40, "lr": 0.003, "test_epoch": "best"}
+    train(speech, tmp_path / "a", "acd", **options)
+    everything = typed(commands, tmp_path / "k2")
+    listed = typed(commands, tmp_path / "k1", typed="train")
+    assert everything["wordings"] > listed["wordings"] == 6
+    errors = [x["test"]["intent_error"] for x in (everything, listed)]
+    assert errors[0] < min(errors[1], 50)
+    assert everything["cost"]["milliseconds"] > 0
+    train(speech, tmp_path / "b", "lrd", number_of_epochs=1)
+    options = {"fails": True}
+    told = run_typed_commands(
+        RECIPE, "trained", tmp_path / "b", commands, tmp_path, **options
+    )
+    assert "learnt no vectors of text: give a run of hparams/acd.yaml" in told
+    told = run_typed_commands(
+        RECIPE, "trained", tmp_path / "none", commands, tmp_path, **options
+    )
+    assert "error: trained: there is no" in told and "Traceback" not in told
 
 
 def test_aishell_is_read_from_its_own_layout(tmp_path):

@@ -23,7 +23,10 @@ RECIPES = {
     "fluent-speech-commands/two_stage": {"base.yaml": "train.py"},
     "IEMOCAP/emotion_recognition": {},
     "LibriSpeech/SincNet-ASR": {"frames.yaml": "train.py"},
-    "LibriSpeech/CIF-HKD": {"base.yaml": "train.py"},
+    "LibriSpeech/CIF-HKD": {
+        "base.yaml": "train.py",
+        "typed_commands.yaml": "typed_commands.py",
+    },
     "AISHELL-1/CIF-HKD": {},
     "LibriSpeech/PAD": {
         "base.yaml": "train.py",

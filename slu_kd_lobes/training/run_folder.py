@@ -38,8 +38,8 @@ SHAPES_NO_NUMBER = frozenset(
     "alignment_folder other_folder start_from export_folder data_description "
     "speech_model text_model token_folder aligned_folder alignment "
     "train_manifest valid_manifest pretraining_folder speech_folder "
-    "token_encoder pretrained acoustic_model acoustic_file encoder_folder "
-    "tokeniser_source kmeans_source "
+    "token_encoder pretrained trained acoustic_model acoustic_file "
+    "encoder_folder tokeniser_source kmeans_source "
     "num_workers utterances_in_memory skip_prep test_epoch".split()
 )
 
