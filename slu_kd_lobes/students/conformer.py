@@ -10,6 +10,7 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.nnet.attention import RelPosEncXL
 
+from slu_kd_lobes.students.dropout import Dropout
 from slu_kd_lobes.students.sincnet import halve
 
 
@@ -64,7 +65,7 @@ class PoolingConformer(torch.nn.Module):
         self.convolution = torch.nn.Conv2d(1, channels, 3, stride=2)
         self.narrow = torch.nn.Linear(channels * ((input_size - 1) // 2), size)
         self.enter = torch.nn.Linear(size, size)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.positions = RelPosEncXL(size)
         self.layers = torch.nn.ModuleList(
             ConformerLayer(size, ffn_size, num_heads, kernel_size, dropout)
@@ -197,9 +198,9 @@ def feed_forward(size, ffn_size, activation, dropout):
         torch.nn.LayerNorm(size),
         torch.nn.Linear(size, ffn_size),
         activation,
-        torch.nn.Dropout(dropout),
+        Dropout(dropout),
         torch.nn.Linear(ffn_size, size),
-        torch.nn.Dropout(dropout),
+        Dropout(dropout),
     )
 
 
@@ -226,7 +227,7 @@ class RelativeAttention(torch.nn.Module):
         bias = torch.zeros(num_heads, 1, size // num_heads)
         self.content_bias = torch.nn.Parameter(bias)
         self.distance_bias = torch.nn.Parameter(bias.clone())
-        self.leave = torch.nn.Dropout(dropout)
+        self.leave = Dropout(dropout)
 
     def forward(self, x, inside, positions):
         """Returns what each frame takes from others; see `ConformerLayer`."""
@@ -303,7 +304,7 @@ class MaskedConvolution(torch.nn.Module):
             torch.nn.LayerNorm(size),
             torch.nn.SiLU(),
             torch.nn.Linear(size, size, bias=False),
-            torch.nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x, inside):

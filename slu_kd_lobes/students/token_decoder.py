@@ -10,6 +10,7 @@ import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 
 from slu_kd_lobes.students.conformer import feed_forward
+from slu_kd_lobes.students.dropout import Dropout
 
 
 class TokenDecoder(torch.nn.Module):
@@ -58,7 +59,7 @@ class TokenDecoder(torch.nn.Module):
         self.embedding = torch.nn.Embedding(num_symbols, size)
         self.enter = torch.nn.Linear(2 * size, size, bias=False)
         self.positions = PositionalEncoding(size)
-        self.dropout = torch.nn.Dropout(input_dropout)
+        self.dropout = Dropout(input_dropout)
         self.layers = torch.nn.ModuleList(
             DecoderLayer(size, ffn_size, num_heads, dropout)
             for _ in range(num_layers)
@@ -126,7 +127,7 @@ class DecoderLayer(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(size)
         self.enter = torch.nn.Linear(size, 3 * size)  # query, key, value
         self.leave = torch.nn.Linear(size, size)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = feed_forward(
             size, ffn_size, torch.nn.ReLU(), dropout
         )
