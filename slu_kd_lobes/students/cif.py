@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-from slu_kd_lobes.students.dropout import Dropout
-
 #: Products of a token and a frame up to which `integrate` takes all of them.
 DENSE_UP_TO = 2**14
 
@@ -71,7 +69,7 @@ class CIF(torch.nn.Module):
         self.convolution = torch.nn.Conv1d(
             input_size, input_size, kernel_size, padding=kernel_size // 2
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = torch.nn.Dropout(dropout)
         self.weight = torch.nn.Linear(input_size, 1)
         self.tail = tail
 
