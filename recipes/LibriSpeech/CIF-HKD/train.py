@@ -60,47 +60,44 @@ class RecogniserBrain(StudentBrain):
 
     def compute_forward(self, batch, stage):
         """Returns what is recognised by a model that is told what was said."""
+        size = int(batch.sizes.max())
+        batch.targets = batch.targets[:, :size]
+        if hasattr(batch, "rows"):
+            batch.taught = self.tokens.targets(batch.rows, size)
         batch.to(self.device)
         features, lengths = self.features(batch.inputs, batch.lengths)
         if stage == sb.Stage.TRAIN and self.hparams.augment is not None:
             features = self.hparams.augment(features)
-        targets = batch.targets[:, : batch.sizes.max()]
-        found = self.modules.recogniser(features, lengths, targets, batch.sizes)
+        said = batch.targets, batch.sizes
+        found = self.modules.recogniser(features, lengths, *said)
         if stage != sb.Stage.TRAIN:
-            self.write(features, lengths, batch)
+            self.write(found, batch)
         return found
 
     def compute_objectives(self, found, batch, stage):
         """Returns the sum of the terms, each for a token."""
         if stage == sb.Stage.TEST:  # what is written counts alone
             return torch.zeros(())
-        hparams, targets = self.hparams, batch.targets[:, : batch.sizes.max()]
-        ctc = ctc_loss(
-            found.ctc.transpose(0, 1),
-            targets,
-            found.lengths,
-            batch.sizes,
-            blank=BLANK,
-            reduction="sum",
-            zero_infinity=True,
-        )
-        terms = {"ctc": ctc}
+        hparams, targets = self.hparams, batch.targets
+        path = found.ctc.transpose(0, 1), targets, found.lengths, batch.sizes
+        terms = {"ctc": ctc_loss(*path, BLANK, "sum", zero_infinity=True)}
         inside = length_to_mask(batch.sizes, targets.shape[1]).bool()
         if found.scores is not None:
-            terms["ce"] = cross_entropy(
-                found.scores[inside].float(),
-                targets[inside],
+            errors = cross_entropy(
+                found.scores.float().transpose(1, 2),
+                targets,
+                reduction="none",
                 label_smoothing=hparams.label_smoothing,
-                reduction="sum",
             )
+            terms["ce"] = (errors * inside).sum()
             weights = found.fired.weights
             if weights is not None:
                 terms["quantity"] = quantity_loss(weights, batch.sizes)
         for name in hparams.distillation:
-            taught = {"acoustic": found.fired[0], "linguistic": found.states}
-            said = self.tokens.targets(batch.rows, len(inside[0]), self.device)
-            loss = hparams.distillation_losses[name]
-            terms[name] = loss(self.modules[name](taught[name]), said, inside)
+            acoustic = name == "acoustic"
+            heard = found.fired.vectors if acoustic else found.states
+            loss, head = hparams.distillation_losses[name], self.modules[name]
+            terms[name] = loss(head(heard), batch.taught, inside)
         count = batch.sizes.sum()
         terms = {name: term / count for name, term in terms.items()}
         loss = sum(hparams.weights[name] * x for name, x in terms.items())
@@ -108,10 +105,10 @@ class RecogniserBrain(StudentBrain):
         return loss
 
     @torch.no_grad()
-    def write(self, features, lengths, batch):
+    def write(self, found, batch):
         """Writes utterances, and counts what is wrong."""
-        found = self.recogniser(features, lengths)
-        written = self.recogniser.transcribe(found, *self.search)
+        heard = self.recogniser.recognise(found.frames, found.lengths)
+        written = self.recogniser.transcribe(heard, *self.search)
         rows = [self.utterances[number] for number in batch.numbers.tolist()]
         self.errors.append(
             [row["wav"] for row in rows],
