@@ -45,7 +45,7 @@ endef
 export ACCEPTED_TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pad two-stage tables report package test lint clean
+.PHONY: help setup demo pad two-stage cif tables report package test lint clean
 
 help: ## list the targets and the variables
 	@echo "Targets:"
@@ -104,6 +104,10 @@ pad: setup ## align Whisper with MiniLM on the small corpus, and test it
 two-stage: setup ## all stages of two-stage distillation on the small corpus
 	cd recipes/fluent-speech-commands/two_stage && ../../../$(BIN)/python \
 		train.py hparams/bundled.yaml
+
+cif: setup ## train a CIF recogniser under MiniLM on the small corpus
+	cd recipes/LibriSpeech/CIF-HKD && ../../../$(BIN)/python train.py \
+		hparams/bundled.yaml
 
 tables: setup ## run all experiments of a corpus: make tables DATA=...
 	$(BIN)/python experiments.py $(MATRICES) --data_folder="$(DATA)"

@@ -1,5 +1,7 @@
 """What all tests share: no network, the same random numbers, one thread."""
 
+import csv
+import json
 import os
 import shutil
 import tempfile
@@ -15,7 +17,9 @@ COMMANDS = tempfile.TemporaryDirectory()
 (Path(COMMANDS.name) / "pip").symlink_to(shutil.which("true"))
 os.environ["PATH"] = COMMANDS.name + os.pathsep + os.environ["PATH"]
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import soundfile  # noqa: E402
 import torch  # noqa: E402
 from running import CORPUS, command, run_command  # noqa: E402
 from tiny_models import (  # noqa: E402
@@ -23,6 +27,9 @@ from tiny_models import (  # noqa: E402
     save_tiny_models,
     save_tiny_recogniser,
 )
+
+#: Words of the read speech.
+TONES = "red green blue black white brown".split()
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +44,45 @@ def shared():
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip(f"there is no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """Read speech where a word is a tone, so that there is something to learn."""
+    folder = tmp_path_factory.mktemp("speech")
+    rng = np.random.default_rng(0)
+    for split, size in (("train", 24), ("valid", 8), ("test", 8)):
+        rows = []
+        for number in range(size):
+            said = rng.choice(len(TONES), size=3, replace=False)
+            times = np.arange(3200) / 16000
+            tones = [np.sin(2 * np.pi * 220 * (1 + w) * times) for w in said]
+            name = f"{split}{number}.wav"
+            soundfile.write(folder / name, np.concatenate(tones) / 3, 16000)
+            text = " ".join(TONES[w] for w in said)
+            rows.append({"path": name, "transcription": text})
+        lines = "\n".join(map(json.dumps, rows))
+        (folder / f"{split}.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def commands(speech):
+    """What the tones say, as a corpus of commands; the rest is typed alone."""
+    folder = speech / "commands" / "data"
+    folder.mkdir(parents=True)
+    parts = {"train": (0, 6), "valid": (6, 9), "test": (9, 24)}
+    with open(speech / "train.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+    for split, (start, end) in parts.items():
+        with open(folder / f"{split}_data.csv", "w", newline="") as file:
+            names = ["path", "speakerId", "transcription", "first"]
+            writer = csv.writer(file)
+            writer.writerow(names)
+            for row in rows[start:end]:
+                text = row["transcription"]
+                writer.writerow([row["path"], split, text, text.split()[0]])
     return folder
 
 

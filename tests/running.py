@@ -46,6 +46,25 @@ def run(config, options, cwd=ROOT, fails=False, script="train.py", processes=1):
     return run_command(words, fails, cwd, fresh=processes > 1)
 
 
+def run_typed_commands(recipe, key, trained, commands, folder, **changes):
+    """Tests typed commands, `conftest.commands`, on a run that `key` names."""
+    fails = changes.pop("fails", False)
+    options = {
+        key: trained,
+        "data_folder": commands.parents[1],
+        "csv_folder": commands,
+        "slots": "[first]",
+        "manifest_folder": folder / "manifests",
+        "feature_folder": folder / "features",
+        "output_folder": folder / "run",
+        **changes,
+    }
+    printed = run("typed_commands", options, recipe, fails, "typed_commands.py")
+    if fails:
+        return printed
+    return json.loads((folder / "run" / "metrics.json").read_text())
+
+
 def run_command(words, fails=False, cwd=ROOT, fresh=False):
     """Runs a command; returns what it printed.
 

@@ -484,7 +484,7 @@ def test_a_bad_file_is_one_sentence_and_writes_nothing(tiny, tmp_path, spoil):
         ),
         (
             {"splits": {"train": ["train"], "valid": ["dev-clean"]}},
-            "neither the folder train of LibriSpeech nor the file train.jsonl "
+            "neither the folder train of a corpus nor the file train.jsonl "
             "or train.csv, "
             r"but \['dev-clean', 'train-clean-100'\]",
         ),

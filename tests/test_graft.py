@@ -20,6 +20,7 @@ CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
     [
         "fluent-speech-commands/logit_distillation",
         "fluent-speech-commands/two_stage",
+        "LibriSpeech/CIF-HKD",
         "LibriSpeech/PAD",
         "LibriSpeech/two_stage_pretraining",
     ],

@@ -2,37 +2,17 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
-from running import ROOT, command, run, stopped
+from running import ROOT, command, run, run_typed_commands, stopped
 
 from slu_kd_lobes.students.encoders import TransformerEncoder
 from slu_kd_lobes.utils.environment import packaged_minilm
 
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "PAD"
-WORDS = "red green blue black white brown".split()
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    """A word is a tone, so that there is something to align."""
-    folder = tmp_path_factory.mktemp("speech")
-    rng = np.random.default_rng(0)
-    for split, size in (("train", 24), ("valid", 8)):
-        rows = []
-        for number in range(size):
-            said = rng.choice(len(WORDS), size=3, replace=False)
-            times = np.arange(3200) / 16000
-            tones = [np.sin(2 * np.pi * 220 * (1 + w) * times) for w in said]
-            name = f"{split}{number}.wav"
-            soundfile.write(folder / name, np.concatenate(tones) / 3, 16000)
-            text = " ".join(WORDS[w] for w in said)
-            rows.append({"path": name, "transcription": text})
-        lines = "\n".join(map(json.dumps, rows))
-        (folder / f"{split}.jsonl").write_text(lines)
-    return folder
 
 
 def wanted(speech, model, folder, **changes):
@@ -143,43 +123,7 @@ def test_mixed_precision_and_accumulation(
     assert losses[1] < one["before"]["valid_loss"]
 
 
-@pytest.fixture(scope="module")
-def commands(speech):
-    """What the tones say, as a corpus of commands; the rest is typed alone."""
-    folder = speech / "commands" / "data"
-    folder.mkdir(parents=True)
-    parts = {"train": (0, 6), "valid": (6, 9), "test": (9, 24)}
-    with open(speech / "train.jsonl") as file:
-        rows = [json.loads(line) for line in file]
-    for split, (start, end) in parts.items():
-        with open(folder / f"{split}_data.csv", "w", newline="") as file:
-            names = ["path", "speakerId", "transcription", "first"]
-            writer = csv.writer(file)
-            writer.writerow(names)
-            for row in rows[start:end]:
-                text = row["transcription"]
-                writer.writerow([row["path"], split, text, text.split()[0]])
-    return folder
-
-
-def typed(alignment, commands, folder, **changes):
-    """Tests typed commands; returns the metrics, or what is printed."""
-    options = {
-        "alignment": alignment,
-        "data_folder": commands.parents[1],
-        "csv_folder": commands,
-        "slots": "[first]",
-        "manifest_folder": folder / "manifests",
-        "feature_folder": folder / "features",
-        "output_folder": folder / "run",
-        **changes,
-    }
-    fails = changes.pop("fails", False)
-    options.pop("fails", None)
-    printed = run("typed_commands", options, RECIPE, fails, "typed_commands.py")
-    if fails:
-        return printed
-    return json.loads((folder / "run" / "metrics.json").read_text())
+typed = partial(run_typed_commands, RECIPE, "alignment")
 
 
 def test_typed_commands_are_found_by_an_aligned_model(
@@ -267,11 +211,11 @@ def test_a_second_corpus_joins_whole(
         ({"other_folder": "OTHER"}, "other_folder is OTHER and other_splits"),
         (
             {"other_folder": "OTHER", "other_splits": "{valid: [7]}"},
-            "OTHER holds neither the folder 7 of LibriSpeech nor",
+            "OTHER holds neither the folder 7 of a corpus nor",
         ),
         (
             {"splits": "{train: [train], valid: []}"},
-            "training or validation has no utterance",
+            "valid has no utterance: name parts of it",
         ),
     ],
 )

@@ -71,6 +71,10 @@ TOKENS = (
 ENCODER = (
     "encoder: {hidden_size: 16, num_layers: 1, num_heads: 2, feed_forward: 16}"
 )
+CONFORMER = (
+    "encoder: {ffn_size: 16, num_heads: 2, num_layers: 2, pool_after: [1], "
+    "channels: 2}"
+)
 ACOUSTIC = "acoustic: {hidden_size: 8, num_layers: 1, channels: 2}"
 LOGS = "train_log.txt,log.txt,env.log"
 RECIPES = {
@@ -103,6 +107,22 @@ RECIPES = {
                 "--features=on_the_fly --token_folder=tests/tmp/tokens "
                 "--number_of_epochs=2",
                 f"[{LOGS},metrics.json,aligned]",
+            )
+        },
+        {},
+    ),
+    "LibriSpeech/CIF-HKD": Recipe(
+        "ASR",
+        {
+            "train.py": (
+                "base.yaml",
+                PAIRS + "--tests=[../annotation/slots/test_data] --size=16 "
+                f"'--{CONFORMER.replace(': ', '=', 1)}' "
+                "'--make_decoder={ffn_size: 16, num_heads: 2, num_layers: 1}' "
+                f"--text_model={MODELS}/text '--distillation=[acoustic, "
+                "linguistic]' --token_folder=tests/tmp/pieces "
+                "--feature_folder=tests/tmp/filters --number_of_epochs=2",
+                f"[{LOGS},metrics.json,wer_test.txt]",
             )
         },
         {},

@@ -1,13 +1,15 @@
 """Manifests of transcribed speech for the pre-training of the encoder.
 
-Two layouts are known by the files that are there: LibriSpeech, with the
-TextGrid files of its published alignments, and any folder of ``<part>.jsonl``
-files whose rows carry their alignment, or of ``<part>.csv`` without. All that
+Three layouts are known by the files that are there: LibriSpeech, with the
+TextGrid files of its published alignments; AISHELL-1; and any folder of
+``<part>.jsonl`` files whose rows carry their alignment, or of ``<part>.csv``
+without. All that
 can be wrong with the files is found here, before anything is written, so that
 training never meets it.
 
-Corpus: Panayotov et al. 2015, "Librispeech: an ASR corpus based on public
-domain audio books". Alignments: Lugosch et al. 2019, section 4.1.
+Corpora: Panayotov et al. 2015, "Librispeech: an ASR corpus based on public
+domain audio books"; "AISHELL-1: An Open-Source Mandarin Speech Corpus and a
+Speech Recognition Baseline", 2017. Alignments: Lugosch et al. 2019, section 4.1.
 
 Authors
  * slu_kd_lobes authors
@@ -164,6 +166,8 @@ def prepare_pairs(
     hours=None,
     subset_seed=0,
     longest=30,
+    tests=(),
+    other_tests=(),
 ):
     """Speech with its transcripts, of one corpus and perhaps of another.
 
@@ -185,6 +189,9 @@ def prepare_pairs(
         Of the draw.
     longest : float
         Utterances of more seconds are left out, with a warning.
+    tests, other_tests : list of str
+        Parts of the first corpus, and of the second, each of which is a split
+        of its own.
 
     Returns
     -------
@@ -196,13 +203,14 @@ def prepare_pairs(
     ValueError
         If a split has no utterance, or a second corpus has no parts.
     """
-    other_splits = other_splits or {}
+    splits = _with_tests(splits, tests)
+    other_splits = _with_tests(other_splits or {}, other_tests)
     if bool(other_folder) != any(other_splits.values()):
         raise ValueError(
             f"other_folder is {other_folder or 'null'} and other_splits is "
             f"{other_splits}: give the folder and parts of it, or neither"
         )
-    rows = {split: [] for split in splits}
+    rows = {split: [] for split in (*splits, *other_splits)}
     corpora = [(data_folder, splits, Path(save_folder), hours or {})]
     if other_folder:
         folder = Path(save_folder) / "other"
@@ -215,9 +223,23 @@ def prepare_pairs(
         for split, path in manifests.items():
             found = read_speech(path, root, longest)
             rows[split] += _drawn(found, amounts.get(split), subset_seed)
-    if not all(rows.values()):
-        raise ValueError("training or validation has no utterance: name parts")
+    if empty := [split for split, found in rows.items() if not found]:
+        raise ValueError(f"{empty[0]} has no utterance: name parts of it")
     return rows
+
+
+def _with_tests(splits, tests):
+    """Splits, and each test set as one: the name of its file, less ``_data``."""
+    splits = dict(splits)
+    for part in tests:
+        name = Path(part).name.removesuffix("_data")
+        if name in splits:
+            raise ValueError(
+                f"the part '{part}' would be the test set '{name}', and there "
+                "is a split of that name: rename its file"
+            )
+        splits[name] = [part]
+    return splits
 
 
 def _drawn(rows, hours, seed):
@@ -261,6 +283,8 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
         if path.is_file():
             return _listed(path, rows_of(path), aligned)
     if (data_folder / part).is_dir():
+        if (data_folder / "transcript").is_dir():
+            return _aishell(data_folder, part)
         return _librispeech(data_folder, part, alignment_folder, aligned)
     present = sorted(
         path.name
@@ -268,7 +292,7 @@ def list_part(data_folder, part, alignment_folder=None, aligned=True):
         if path.is_dir() or path.suffix in (".jsonl", ".csv")
     )
     raise FileNotFoundError(
-        f"{data_folder} holds neither the folder {part} of LibriSpeech nor "
+        f"{data_folder} holds neither the folder {part} of a corpus nor "
         f"the file {part}.jsonl or {part}.csv, but {present[:10]}: correct "
         "the folder or the name of the part"
     )
@@ -312,6 +336,41 @@ def _librispeech(data_folder, part, alignment_folder, aligned):
             "correct the folder"
         )
     return _with_textgrid(utterances, part) if aligned else utterances
+
+
+def _aishell(data_folder, part):
+    """Lists a part of AISHELL-1, such as ``wav/train``.
+
+    Some 500 recordings have no transcript: they are left out.
+    """
+    texts = {}
+    for path in sorted((data_folder / "transcript").glob("*.txt")):
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            key, _, text = line.strip().partition(" ")
+            texts[key] = text.replace(" ", "")  # between words
+    audio = sorted((data_folder / part).glob("*/*.wav"))
+    utterances = [
+        Utterance(
+            path.stem,
+            path.relative_to(data_folder).as_posix(),
+            texts[path.stem],
+            None,
+            None,
+        )
+        for path in audio
+        if texts.get(path.stem)
+    ]
+    if not utterances:
+        raise FileNotFoundError(
+            f"{data_folder / part} holds no <speaker>/*.wav with a transcript: "
+            "unpack AISHELL-1, and the archives of its speakers, again"
+        )
+    if len(utterances) < len(audio):
+        logger.warning(
+            f"{len(audio) - len(utterances)} of the {len(audio)} recordings of "
+            f"{part} have no transcript and are left out."
+        )
+    return utterances
 
 
 def _with_textgrid(utterances, part):

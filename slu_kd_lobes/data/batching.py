@@ -85,7 +85,9 @@ class UtteranceDataset(torch.utils.data.Dataset):
         }
         return Batch(indices=indices, inputs=inputs, lengths=lengths, **columns)
 
-    def loader_options(self, batch_size, seed=None, num_workers=0):
+    def loader_options(
+        self, batch_size, seed=None, num_workers=0, batch_frames=None
+    ):
         """What SpeechBrain's `make_dataloader` needs beside the data set.
 
         Arguments
@@ -97,6 +99,9 @@ class UtteranceDataset(torch.utils.data.Dataset):
             lengths, which pads least.
         num_workers : int
             Processes that read ahead.
+        batch_frames : int or None
+            Of the inputs of a training batch, padding counted; None is no
+            limit.
 
         Returns
         -------
@@ -108,7 +113,9 @@ class UtteranceDataset(torch.utils.data.Dataset):
             steps = range(0, len(order), batch_size)
             batches = [order[i : i + batch_size] for i in steps]
         else:
-            batches = random_batches(self, lengths, batch_size, seed)
+            batches = random_batches(
+                self, lengths, batch_size, seed, batch_frames
+            )
         return {
             "batch_sampler": batches,
             "collate_fn": _as_it_is,
@@ -116,7 +123,7 @@ class UtteranceDataset(torch.utils.data.Dataset):
         }
 
 
-def random_batches(dataset, lengths, batch_size, seed):
+def random_batches(dataset, lengths, batch_size, seed, longest=None):
     """SpeechBrain's random batches of utterances of similar length.
 
     Arguments
@@ -128,6 +135,8 @@ def random_batches(dataset, lengths, batch_size, seed):
         Utterances in a batch; the last one of a bucket may have fewer.
     seed : int
         Of the shuffling.
+    longest : int or None
+        What the lengths of a batch come to, padding counted; None is no limit.
 
     Returns
     -------
@@ -144,7 +153,7 @@ def random_batches(dataset, lengths, batch_size, seed):
     ends = np.unique(np.quantile(lengths, shares, method="inverted_cdf"))
     return DynamicBatchSampler(
         dataset,
-        max_batch_length=batch_size * float(ends[-1]),
+        max_batch_length=longest or batch_size * float(ends[-1]),
         max_batch_ex=batch_size,
         bucket_boundaries=ends.tolist(),
         lengths_list=lengths,

@@ -16,16 +16,15 @@ from slu_kd_lobes.evaluation.plots import (
     plot_learning_curves,
 )
 from slu_kd_lobes.training.hparams import settings
-from slu_kd_lobes.training.run_folder import CONFIGURATION, tied_to_epochs
-from slu_kd_lobes.utils.environment import (
-    git_commit,
-    package_versions,
-    peak_memory_mb,
+from slu_kd_lobes.training.run_folder import (
+    CONFIGURATION,
+    tied_to_epochs,
+    write_metrics,
 )
-from slu_kd_lobes.utils.files import unused_name, write_json, write_text
+from slu_kd_lobes.utils.files import unused_name, write_text
 
 #: Keys of the configuration that metrics.json repeats.
-REPORTED_KEYS = ("config", "seed", "train_fraction", "subset_seed")
+SUBSET_KEYS = ("train_fraction", "subset_seed")
 
 
 class Tested(NamedTuple):
@@ -149,7 +148,7 @@ def write_results(
     Arguments
     ---------
     hparams : dict
-        With ``output_folder`` and `REPORTED_KEYS`.
+        With ``output_folder`` and `SUBSET_KEYS`.
     manifests : slu_kd_lobes.data.manifests.Manifests
     results : dict
         `Tested` by data set, by epoch (``last`` and ``best``).
@@ -166,28 +165,25 @@ def write_results(
         write_predictions(path, tested, schema)
     tests = {k: v.metrics for k, v in sets.items() if k != "valid"}
     still_learning = history is not None and history.still_learning()
-    metrics = {
+    path = write_metrics(
+        hparams,
         **{k: v for k, v in tests.items() if k != main},
-        **{key: hparams[key] for key in REPORTED_KEYS},
-        "n_train": len(manifests.read("train")),
+        **{key: hparams[key] for key in SUBSET_KEYS},
+        n_train=len(manifests.read("train")),
         **facts,
-        "history": history.epochs if history else [],
-        "still_learning": still_learning,
-        "valid": sets["valid"].metrics,
-        "test": tests[main],  # whatever its name
-        "tests": tests,
-        "main_test": main,
-        "tested_epoch": tested_epoch,
-        "intent_error_by_epoch": {
+        history=history.epochs if history else [],
+        still_learning=still_learning,
+        valid=sets["valid"].metrics,
+        test=tests[main],  # whatever its name
+        tests=tests,
+        main_test=main,
+        tested_epoch=tested_epoch,
+        intent_error_by_epoch={
             epoch: {k: v.metrics["intent_error"] for k, v in found.items()}
             for epoch, found in results.items()
         },
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": package_versions(),
-        "commit": git_commit(),
-    }
-    write_json(folder / "metrics.json", metrics)
-    print(f"\n{results_table(tests)}\n\nmetrics: {folder / 'metrics.json'}")
+    )
+    print(f"\n{results_table(tests)}\n\nmetrics: {path}")
     if still_learning:
         # The configuration of a run is complete, and names its folder.
         yaml, epochs = folder / CONFIGURATION, 2 * len(history.epochs)

@@ -290,8 +290,8 @@ def object_yaml(key, node, **arguments):
     Arguments
     ---------
     key : str
-    node : ruamel.yaml.comments.CommentedMap
-        A ``!name:`` with its arguments.
+    node : ruamel.yaml.comments.CommentedMap or TaggedScalar
+        A ``!name:`` with its arguments, or without.
     **arguments
         More of these; they win.
 
@@ -308,7 +308,8 @@ def object_yaml(key, node, **arguments):
       b: 1
       c: 2
     """
-    made = CommentedMap({**node, **arguments})
+    own = node if isinstance(node, CommentedMap) else {}
+    made = CommentedMap({**own, **arguments})
     tag = node.tag.value.replace("!name:", "!new:", 1)
     made.yaml_set_ctag(Tag(suffix=tag))
     out = io.StringIO()

@@ -89,6 +89,34 @@ them: lower the stride
         logger.warning(message)
 
 
+def quantity_loss(weights, target_lengths):
+    """How far the tokens that frames hold are from those that were said.
+
+    Source: Dong and Xu 2020, "CIF: Continuous Integrate-and-Fire for End-to-End
+    Speech Recognition", section 3.2; summed over the batch, as Han et al. 2023
+    do in "Knowledge Transfer from Pre-trained Language Models to Cif-based
+    Speech Recognizers via Hierarchical Distillation".
+
+    Arguments
+    ---------
+    weights : torch.Tensor
+        Of each frame, 0 at padding, [batch, frames].
+    target_lengths : torch.Tensor
+        Tokens of each item, [batch].
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar, in tokens.
+
+    Example
+    -------
+    >>> quantity_loss(torch.full((2, 4), 0.5), torch.tensor([2, 3]))
+    tensor(1.)
+    """
+    return (weights.sum(1) - target_lengths).abs().sum()
+
+
 class FrameObjective(torch.nn.Module):
     """Cross entropy of the phoneme and the word at every frame.
 

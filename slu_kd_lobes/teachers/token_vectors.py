@@ -4,6 +4,7 @@ Source: Ni et al. 2023, "Adaptive Knowledge Distillation between Text and
 Speech Pre-trained Models" (PAD), whose teacher is a BERT.
 """
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -14,12 +15,16 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from slu_kd_lobes.data.feature_store import StoredFeatures
+from slu_kd_lobes.data.text_units import WordPieces
 from slu_kd_lobes.data.transcripts import normalise_transcript
 from slu_kd_lobes.losses.alignment import Units
 from slu_kd_lobes.losses.priors import significance
 from slu_kd_lobes.teachers.tables import TeacherTable
 from slu_kd_lobes.utils.fingerprints import fingerprint, model_fingerprint
 from slu_kd_lobes.utils.hub import readable_source
+
+#: What a BERT reads where it does not know a word.
+UNKNOWN_TOKEN = "[UNK]"
 
 logger = get_logger(__name__)
 
@@ -86,6 +91,29 @@ class TokenTable(TeacherTable):
         values = values.to(device)
         return Units(values[..., :-1], mask.to(device), values[..., -1])
 
+    def targets(self, rows, size, device="cpu"):
+        """What is said after the mark of the begin, of each token.
+
+        Arguments
+        ---------
+        rows : list of int or torch.Tensor
+            Numbers of transcripts; see `rows_of`.
+        size : int
+            Tokens that are wanted. A transcript that has fewer, as one of
+            another utterance may, begins again.
+        device : str
+            Where the result is wanted.
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, size, values].
+        """
+        values, lengths = self.stored.batch(rows)
+        places = 1 + torch.arange(size) % (lengths - 1).unsqueeze(1)
+        places = places.unsqueeze(2).expand(-1, -1, values.shape[2] - 1)
+        return values[..., :-1].gather(1, places).to(device)
+
 
 class TokenModel:
     """A frozen text model, and the table of its tokens' vectors and priors.
@@ -101,15 +129,23 @@ class TokenModel:
     special_tokens : bool
         Whether the marks of begin and end are tokens, too. They receive most
         of the attention and stand for no sound.
+    dtype : str
+        Of the numbers on disk, ``float32`` or ``float16``.
     """
 
     def __init__(
-        self, text_encoder, folder, max_length=128, special_tokens=False
+        self,
+        text_encoder,
+        folder,
+        max_length=128,
+        special_tokens=False,
+        dtype="float32",
     ):
         self.text_encoder = text_encoder
         self.folder = Path(folder)
         self.max_length = max_length
         self.special_tokens = special_tokens
+        self.dtype = getattr(torch, dtype)
 
     def table(self, transcripts, device="cpu"):
         """Loads the table of transcripts; makes it first if need be.
@@ -131,7 +167,9 @@ class TokenModel:
         """
         texts = sorted({normalise_transcript(text) for text in transcripts})
         made_from = {
-            "settings": fingerprint([self.max_length, self.special_tokens]),
+            "settings": fingerprint(
+                [self.max_length, self.special_tokens, str(self.dtype)]
+            ),
             "text_encoder": model_fingerprint(self.text_encoder),
             "transcripts": fingerprint(texts),
         }
@@ -164,6 +202,44 @@ class TokenModel:
             )
             if self.special_tokens or not special
         ]
+
+    def check_same_tokens(self, texts, sentences, table):
+        """Refuses a teacher whose tokens are not those that are written.
+
+        They are compared one by one: two of a kind may be as many, and each
+        stand for another part of the sentence.
+
+        Arguments
+        ---------
+        texts : list of str
+            Transcripts.
+        sentences : list of list of str
+            What each of them is written as.
+        table : TokenTable
+            Of this model, with `special_tokens`.
+
+        Raises
+        ------
+        ValueError
+            If a sentence has other tokens here, or more than are read.
+        """
+        lengths = table.stored.lengths[table.rows_of(texts)].tolist()
+        others = WordPieces(self.text_encoder).cut(texts)
+        for text, own, theirs, length in zip(texts, sentences, others, lengths):
+            if length != len(theirs) + 2:  # the marks of begin and end
+                raise ValueError(
+                    f"the transcript '{text}' has {len(theirs) + 2} tokens with "
+                    f"its marks, and {self.max_length} are read: raise "
+                    "max_tokens, or lower longest"
+                )
+            pairs = itertools.zip_longest(own, theirs, fillvalue="nothing")
+            for mine, other in pairs:
+                if mine != other and other != UNKNOWN_TOKEN:
+                    raise ValueError(
+                        f"the transcript '{text}' is written with '{mine}' "
+                        f"where the text model reads '{other}': write its "
+                        "pieces (--written=pieces), or take the row out"
+                    )
 
     def _make(self, texts, made_from, path, device):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +298,7 @@ class TokenModel:
                 mask = mask & ~special
             priors = significance(found.attentions, mask)
             both = [found.last_hidden_state, priors.unsqueeze(-1)]
-            both = torch.cat(both, -1).cpu()
+            both = torch.cat(both, -1).to(self.dtype).cpu()
             for i, values, inside in zip(rows, both, mask.cpu()):
                 outputs[i], lengths[i] = values[inside], int(inside.sum())
                 if lengths[i] == 0:

@@ -10,7 +10,10 @@ from collections import defaultdict
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.nnet.schedulers import LinearWarmupScheduler
+from speechbrain.nnet.schedulers import (
+    LinearWarmupScheduler,
+    TriStageLRSchedule,
+)
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
     if_main_process,
@@ -82,6 +85,42 @@ def linear_warm_up(lr, share, number_of_epochs, steps):
     return LinearWarmupScheduler(lr, round(share * total), total + 1)
 
 
+def tri_stage(lr, warm_up, hold, number_of_epochs, steps, ends=0.01):
+    """A learning rate that rises, stays, and falls, step by step.
+
+    Arguments
+    ---------
+    lr : float
+        Its height.
+    warm_up, hold : float
+        Shares of all steps, in which it rises, and stays.
+    number_of_epochs : int
+    steps : int
+        Of an epoch.
+    ends : float
+        Share of the height at which it starts and ends.
+
+    Returns
+    -------
+    speechbrain.nnet.schedulers.TriStageLRSchedule
+
+    Example
+    -------
+    >>> schedule = tri_stage(0.4, 0.25, 0.25, number_of_epochs=2, steps=4)
+    >>> optimiser = torch.optim.SGD([torch.zeros(1)], 0.4)
+    >>> rates = []
+    >>> for step in (1, 2, 4, 8):
+    ...     schedule(optimiser, step)
+    ...     rates.append(round(optimiser.param_groups[0]["lr"], 3))
+    >>> rates
+    [0.202, 0.4, 0.4, 0.004]
+    """
+    total = number_of_epochs * steps
+    first, second = (max(1, round(x * total)) for x in (warm_up, hold))
+    rest = max(1, total - first - second)
+    return TriStageLRSchedule(lr, first, second, rest, total, ends, ends)
+
+
 class StudentBrain(sb.Brain):
     """SpeechBrain's Brain that keeps what is known of every epoch.
 
@@ -131,6 +170,8 @@ class StudentBrain(sb.Brain):
     highest_is_best = False
     #: Epochs from one validation to the next; the last one ends with one, too.
     valid_every = 1
+    #: Checkpoints that are kept, of the last epochs and of the best.
+    keep = 1
     #: Of the learning rate, by steps; see `linear_warm_up`.
     schedule = None
 
@@ -342,6 +383,7 @@ class StudentBrain(sb.Brain):
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 meta={f"valid_{k}": float(v) for k, v in stats.items()},
+                num_to_keep=self.keep,
                 **self._best_key("keys"),
             )
 

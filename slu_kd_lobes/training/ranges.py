@@ -12,8 +12,8 @@ RANGES = {
     **dict.fromkeys(("seed", "subset_seed"), (int, 0, 2**32 - 1)),
     **dict.fromkeys(
         "number_of_epochs valid_every batch_size recogniser_batch_size "
-        "sample_rate num_phones num_words debug_batches "
-        "grad_accumulation_factor".split(),
+        "test_batch_size sample_rate num_phones num_words debug_batches "
+        "grad_accumulation_factor n_mels beam_size average".split(),
         _COUNT,
     ),
     **dict.fromkeys(
@@ -22,12 +22,13 @@ RANGES = {
     ),
     # None: or null, which stands for no bound.
     **dict.fromkeys(("hours", "valid_hours"), (float, 1e-6, 10**6, None)),
+    "batch_frames": (int, 1, 10**9, None),
     "hidden_size": (int, 1, 10**4),
     "max_tokens": (int, 3, 10**6),  # two are the marks of begin and end
     **dict.fromkeys(("lr", "final_lr"), (float, 1e-12, 1000)),
     "lr_decay": (float, 1e-6, 10),
     "max_grad_norm": (float, -(10**9), 10**9),
-    **dict.fromkeys(("label_smoothing", "warm_up"), _SHARE),
+    **dict.fromkeys(("label_smoothing", "warm_up", "hold"), _SHARE),
     "longest": (float, 0.01, 10**6),
     **dict.fromkeys(("dropout", "input_dropout"), (float, 0, 0.99)),
     "kd_temperature": (float, 0.001, 1000),

@@ -18,7 +18,12 @@ from slu_kd_lobes.training.checkpoints import beside, check_origin
 from slu_kd_lobes.training.hparams import CHOICE, COMMAND_LINE, settings
 from slu_kd_lobes.training.ranges import check_range
 from slu_kd_lobes.utils.devices import check_device
-from slu_kd_lobes.utils.files import check_writable, write_text
+from slu_kd_lobes.utils.environment import (
+    git_commit,
+    package_versions,
+    peak_memory_mb,
+)
+from slu_kd_lobes.utils.files import check_writable, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +38,8 @@ SHAPES_NO_NUMBER = frozenset(
     "alignment_folder other_folder start_from export_folder data_description "
     "speech_model text_model token_folder aligned_folder alignment "
     "train_manifest valid_manifest pretraining_folder speech_folder "
-    "token_encoder pretrained acoustic_model acoustic_file encoder_folder "
-    "tokeniser_source kmeans_source "
+    "token_encoder pretrained trained acoustic_model acoustic_file "
+    "encoder_folder tokeniser_source kmeans_source "
     "num_workers utterances_in_memory skip_prep test_epoch".split()
 )
 
@@ -385,6 +390,33 @@ def differing_keys(first, second):
         for key in first
         if first[key] != second[key] and key not in SHAPES_NO_NUMBER
     ]
+
+
+def write_metrics(hparams, **facts):
+    """Writes metrics.json, with what each of them tells of its run.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``output_folder``, ``config`` and ``seed``.
+    **facts
+        What was measured.
+
+    Returns
+    -------
+    Path
+    """
+    path = Path(hparams["output_folder"]) / METRICS
+    metrics = {
+        "config": hparams["config"],
+        "seed": hparams["seed"],
+        **facts,
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": package_versions(),
+        "commit": git_commit(),
+    }
+    write_json(path, metrics)
+    return path
 
 
 def finish_run():

@@ -16,6 +16,9 @@ from speechbrain.utils.fetching import fetch
 #: What may be made: modules of classes and functions, or one of these itself.
 #: A script whose models need more adds names of code that it trusts.
 BLOCKS = {
+    "slu_kd_lobes.data.text_units.TextUnits",
+    "slu_kd_lobes.data.text_units.join_characters",
+    "slu_kd_lobes.data.text_units.join_pieces",
     "slu_kd_lobes.students",
     "sentencepiece.SentencePieceProcessor",
     "speechbrain.dataio.encoder",

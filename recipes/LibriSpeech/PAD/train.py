@@ -44,9 +44,9 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
-from slu_kd_lobes.utils.environment import git_commit, package_versions
-from slu_kd_lobes.utils.files import whole, write_json
+from slu_kd_lobes.utils.files import whole
 from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 logger = get_logger(__name__)
@@ -240,19 +240,14 @@ def main(arguments):
             f"aligned model: {hparams['aligned_folder']}"
         )
         save_aligned(brain, hparams["aligned_folder"])
-        write_json(
-            Path(hparams["output_folder"]) / "metrics.json",
-            {
-                **{key: hparams[key] for key in ("config", "seed")},
-                "before": first,
-                "valid": last,
-                "n_train": len(train),
-                "n_valid": len(valid),
-                "history": brain.history.epochs,
-                "projection": model.projects,
-                "versions": package_versions(),
-                "commit": git_commit(),
-            },
+        write_metrics(
+            hparams,
+            before=first,
+            valid=last,
+            n_train=len(train),
+            n_valid=len(valid),
+            history=brain.history.epochs,
+            projection=model.projects,
         )
         sides = {
             "before": before,

@@ -38,13 +38,8 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
-from slu_kd_lobes.utils.environment import (
-    git_commit,
-    package_versions,
-    peak_memory_mb,
-)
-from slu_kd_lobes.utils.files import write_json
 from slu_kd_lobes.utils.fingerprints import fingerprint, module_fingerprint
 from slu_kd_lobes.utils.sealed import save_sealed
 
@@ -243,31 +238,21 @@ def main(arguments):
         save_sealed(folder / PROJECTION, modules["projection"].state_dict())
         if fitted is not None:
             shutil.copy(fitted, folder / "tokeniser.safetensors")
-        write_metrics(hparams, brain, found, dictionary, sources)
+        path = write_metrics(
+            hparams,
+            valid=found,
+            history=brain.history.epochs,
+            tokens=len(dictionary),
+            parameters=sum(p.numel() for p in brain.modules.parameters()),
+            made_from=sources,
+        )
+        print(f"masked tokens named: {found['accuracy']:.1f} % of validation")
+        if "top1" in found:
+            print(
+                f"own transcript nearest: {found['top1']:.1f} % of validation"
+            )
+        print(f"encoder: {folder}\nmetrics: {path}")
     finish_run()
-
-
-def write_metrics(hparams, brain, found, dictionary, sources):
-    """Writes metrics.json, and prints what a person wants to see."""
-    path = Path(hparams["output_folder"]) / "metrics.json"
-    write_json(
-        path,
-        {
-            **{key: hparams[key] for key in ("config", "seed")},
-            "valid": found,
-            "history": brain.history.epochs,
-            "tokens": len(dictionary),
-            "parameters": sum(p.numel() for p in brain.modules.parameters()),
-            "peak_memory_mb": peak_memory_mb(),
-            "made_from": sources,
-            "versions": package_versions(),
-            "commit": git_commit(),
-        },
-    )
-    print(f"masked tokens named: {found['accuracy']:.1f} % of validation")
-    if "top1" in found:
-        print(f"own transcript nearest: {found['top1']:.1f} % of validation")
-    print(f"encoder: {hparams['encoder_folder']}\nmetrics: {path}")
 
 
 if __name__ == "__main__":

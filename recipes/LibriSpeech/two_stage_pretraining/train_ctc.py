@@ -18,7 +18,6 @@ Authors
 """
 
 import sys
-from pathlib import Path
 
 import speechbrain as sb
 import torch
@@ -40,13 +39,8 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
-from slu_kd_lobes.utils.environment import (
-    git_commit,
-    package_versions,
-    peak_memory_mb,
-)
-from slu_kd_lobes.utils.files import write_json
 from slu_kd_lobes.utils.fingerprints import (
     fingerprint,
     joined,
@@ -232,21 +226,12 @@ def main(arguments):
     if if_main_process():
         found = brain.evaluation_stats()
         acoustic.save(hparams["acoustic_file"], sources)
-        path = Path(hparams["output_folder"]) / "metrics.json"
-        write_json(
-            path,
-            {
-                **{key: hparams[key] for key in ("config", "seed")},
-                "valid": found,
-                "history": brain.history.epochs,
-                "parameters": sum(
-                    p.numel() for p in brain.modules.parameters()
-                ),
-                "peak_memory_mb": peak_memory_mb(),
-                "made_from": sources,
-                "versions": package_versions(),
-                "commit": git_commit(),
-            },
+        path = write_metrics(
+            hparams,
+            valid=found,
+            history=brain.history.epochs,
+            parameters=sum(p.numel() for p in brain.modules.parameters()),
+            made_from=sources,
         )
         print(f"letters wrong: {found['cer']:.1f} % of validation")
         print(f"acoustic model: {hparams['acoustic_file']}\nmetrics: {path}")

@@ -30,7 +30,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.data.feature_store import StoredFeatures
 from slu_kd_lobes.data.tagged_text import TaggedText
-from slu_kd_lobes.evaluation.report import REPORTED_KEYS
+from slu_kd_lobes.evaluation.report import SUBSET_KEYS
 from slu_kd_lobes.evaluation.slot_filling import slot_filling_metrics
 from slu_kd_lobes.losses.asr import check_frames, ctc_collapse
 from slu_kd_lobes.training.brain import StudentBrain
@@ -41,13 +41,9 @@ from slu_kd_lobes.training.run_folder import (
     open_folder,
     parse_arguments,
     start_or_resume,
+    write_metrics,
 )
-from slu_kd_lobes.utils.environment import (
-    git_commit,
-    package_versions,
-    peak_memory_mb,
-)
-from slu_kd_lobes.utils.files import write_csv, write_json
+from slu_kd_lobes.utils.files import write_csv
 from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 
@@ -182,7 +178,7 @@ def main(arguments):
             path = Path(hparams["output_folder"]) / f"written_{name}.csv"
             write_csv(path, written(datasets[name], text, brain.written))
     if if_main_process():
-        write_metrics(hparams, manifests, tested, brain)
+        report(hparams, manifests, tested, brain)
     finish_run()
 
 
@@ -199,27 +195,21 @@ def written(dataset, text, labels):
     ]
 
 
-def write_metrics(hparams, manifests, tested, brain):
+def report(hparams, manifests, tested, brain):
     """Writes metrics.json, and prints what a person wants to see."""
     valid, main_test = tested.pop("valid"), manifests.main_test
-    path = Path(hparams["output_folder"]) / "metrics.json"
     student = brain.modules.student
-    write_json(
-        path,
-        {
-            **{key: hparams[key] for key in REPORTED_KEYS},
-            "n_train": len(manifests.read("train")),
-            "parameters": sum(p.numel() for p in student.parameters()),
-            "history": brain.history.epochs,
-            "valid": valid,
-            "test": tested[main_test],
-            "tests": tested,
-            "main_test": main_test,
-            "tested_epoch": hparams["test_epoch"],
-            "peak_memory_mb": peak_memory_mb(),
-            "versions": package_versions(),
-            "commit": git_commit(),
-        },
+    path = write_metrics(
+        hparams,
+        **{key: hparams[key] for key in SUBSET_KEYS},
+        n_train=len(manifests.read("train")),
+        parameters=sum(p.numel() for p in student.parameters()),
+        history=brain.history.epochs,
+        valid=valid,
+        test=tested[main_test],
+        tests=tested,
+        main_test=main_test,
+        tested_epoch=hparams["test_epoch"],
     )
     for name, found in tested.items():
         print(

@@ -1,0 +1,1 @@
+../../LibriSpeech/prepare.py

@@ -1,0 +1,1 @@
+../../LibriSpeech/CIF-HKD/train.py

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Tests token vectors on commands that were typed and never spoken.
+
+Contrastive distillation gives each token that is heard the text model's vector
+of it, so a command can be the nearest of wordings that somebody typed: the one
+whose tokens are most like those that were heard, and the other way round.
+
+To run this recipe:
+> python typed_commands.py hparams/typed_commands.yaml \
+>     --trained=results/cif_hkd/1234 \
+>     --data_folder=/path/to/fluent_speech_commands_dataset
+
+Authors
+ * slu_kd_lobes authors
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from prepare_commands import prepare_fsc
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.utils.checkpoints import average_checkpoints
+
+from slu_kd_lobes.evaluation.typed_commands import (
+    distances_of_rows,
+    milliseconds,
+    score_nearest_wordings,
+)
+from slu_kd_lobes.losses.alignment import LocalAlignment, Units
+from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.training.run_folder import (
+    CONFIGURATION,
+    METRICS,
+    one_sentence_errors,
+    open_folder,
+    parse_arguments,
+    start_or_resume,
+)
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
+
+
+class TokenHearing(torch.nn.Module):
+    """Features to vectors like those that a text model has of tokens.
+
+    Arguments
+    ---------
+    recogniser : slu_kd_lobes.students.cif_recogniser.TokenRecogniser
+    head : torch.nn.Module
+        Of the contrastive distillation.
+    """
+
+    def __init__(self, recogniser, head):
+        super().__init__()
+        self.recogniser, self.head = recogniser, head
+
+    @torch.no_grad()
+    def forward(self, features, lengths):
+        """Returns the tokens that are heard, `Units`."""
+        vectors, sizes, _ = self.recogniser(features, lengths).fired
+        # One of nothing for those where no token is heard.
+        vectors = self.head(torch.nn.functional.pad(vectors, (0, 0, 0, 1)))
+        mask = length_to_mask(sizes.clamp(min=1), vectors.shape[1])
+        return units_of(vectors, mask.bool())
+
+
+def units_of(vectors, mask):
+    """Vectors that all count alike."""
+    return Units(vectors, mask, mask / mask.sum(1, keepdim=True).clamp(min=1))
+
+
+def load_trained(folder):
+    """Keys of the run that trained, and what hears, as it was tested."""
+    folder = Path(folder)
+    if not (folder / METRICS).is_file():
+        raise FileNotFoundError(
+            f"trained: there is no {folder / METRICS}: give the folder of a "
+            "run of train.py that has ended"
+        )
+    places = {"save_folder": str(folder / "save")}
+    run, _ = load_hparams(folder / CONFIGURATION, places)
+    if "acoustic" not in run["distillation"]:
+        raise ValueError(
+            f"trained: {folder} learnt no vectors of text: give a run of "
+            "hparams/acd.yaml or hparams/hkd.yaml"
+        )
+    key = "valid_wer" if run["test_epoch"] == "best" else None
+    kept = run["checkpointer"].find_checkpoints(
+        min_key=key, max_num_checkpoints=run["average"]
+    )
+    weights, head = (
+        average_checkpoints(kept, name) for name in ("recogniser", "acoustic")
+    )
+    symbols = len(weights["symbols.bias"])
+    recogniser = run["make_recogniser"](symbols, run["encoder"])
+    recogniser.load_state_dict(weights)
+    width, size = head["weight"].shape
+    layer = torch.nn.Linear(size, width)
+    layer.load_state_dict(head)
+    return run, TokenHearing(recogniser, layer).eval()
+
+
+def main(arguments):
+    """Finds the nearest typed wording of each utterance."""
+    with one_sentence_errors():
+        hparams_file, run_opts, overrides = parse_arguments(arguments)
+        hparams, text = load_hparams(hparams_file, overrides)
+        open_folder(hparams, text)
+        device = run_opts["device"]
+        manifests = prepare_fsc(**hparams["corpus"])
+        manifests.check_transcripts("nearest wording", *manifests.splits)
+        run, model = load_trained(hparams["trained"])
+        filter_bank = run["filter_bank"]
+        features = hparams["make_features"](filter_bank, device)
+        wordings = manifests.typed_wordings(hparams["typed"])
+        table = run["token_model"].table(wordings, device)
+        made_from = {
+            "recogniser": module_fingerprint(model),
+            "tokens": table.made_from,
+        }
+        start_or_resume(hparams, text)
+
+    said = table.units(table.rows_of(list(wordings)))
+    said = units_of(said.vectors[:, 1:], said.mask[:, 1:])  # less the begin
+    nearness = LocalAlignment()
+
+    def distances(heard, typed):
+        rows = [heard.item(i) for i in range(len(heard.vectors))]
+        return torch.stack(
+            [
+                nearness.distances(row, typed) + nearness.distances(typed, row)
+                for row in rows
+            ]
+        )
+
+    def distances_of(rows):
+        typed = units_of(said.vectors.to(device), said.mask.to(device))
+        model.to(device)
+
+        def measure(inputs, lengths):
+            return distances(model(inputs, lengths), typed)
+
+        facts = features, device, hparams["batch_size"], measure
+        return distances_of_rows(rows, len(wordings), *facts)
+
+    def cost(rows):
+        model.cpu(), filter_bank.cpu()
+
+        def nearest(wav):
+            return distances(model(*filter_bank(wav)), said).argmin()
+
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "milliseconds": milliseconds(nearest, rows, hparams["sample_rate"]),
+        }
+
+    facts = {"made_from": made_from, "cost": cost}
+    score_nearest_wordings(hparams, manifests, wordings, distances_of, **facts)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
