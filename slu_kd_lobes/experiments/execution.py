@@ -164,6 +164,9 @@ def execute(main, arguments, folder, threads=1):
     str or None
         What went wrong, in a sentence.
     """
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)  # a pool goes on with what it was handed
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
