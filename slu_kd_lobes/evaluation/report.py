@@ -167,20 +167,22 @@ def write_results(
     still_learning = history is not None and history.still_learning()
     path = write_metrics(
         hparams,
-        **{k: v for k, v in tests.items() if k != main},
-        **{key: hparams[key] for key in SUBSET_KEYS},
-        n_train=len(manifests.read("train")),
-        **facts,
-        history=history.epochs if history else [],
-        still_learning=still_learning,
-        valid=sets["valid"].metrics,
-        test=tests[main],  # whatever its name
-        tests=tests,
-        main_test=main,
-        tested_epoch=tested_epoch,
-        intent_error_by_epoch={
-            epoch: {k: v.metrics["intent_error"] for k, v in found.items()}
-            for epoch, found in results.items()
+        {
+            **{k: v for k, v in tests.items() if k != main},
+            **{key: hparams[key] for key in SUBSET_KEYS},
+            "n_train": len(manifests.read("train")),
+            **facts,
+            "history": history.epochs if history else [],
+            "still_learning": still_learning,
+            "valid": sets["valid"].metrics,
+            "test": tests[main],  # whatever its name
+            "tests": tests,
+            "main_test": main,
+            "tested_epoch": tested_epoch,
+            "intent_error_by_epoch": {
+                epoch: {k: v.metrics["intent_error"] for k, v in found.items()}
+                for epoch, found in results.items()
+            },
         },
     )
     print(f"\n{results_table(tests)}\n\nmetrics: {path}")

@@ -392,30 +392,29 @@ def differing_keys(first, second):
     ]
 
 
-def write_metrics(hparams, **facts):
+def write_metrics(hparams, facts):
     """Writes metrics.json, with what each of them tells of its run.
 
     Arguments
     ---------
     hparams : dict
         With ``output_folder``, ``config`` and ``seed``.
-    **facts
-        What was measured.
+    facts : dict
+        What was measured; it does not take the place of the others.
 
     Returns
     -------
     Path
     """
     path = Path(hparams["output_folder"]) / METRICS
-    metrics = {
+    own = {
         "config": hparams["config"],
         "seed": hparams["seed"],
-        **facts,
         "peak_memory_mb": peak_memory_mb(),
         "versions": package_versions(),
         "commit": git_commit(),
     }
-    write_json(path, metrics)
+    write_json(path, {**own, **facts, **own})
     return path
 
 

@@ -277,14 +277,18 @@ def main(arguments):
         main_test = next(iter(tests), None)
         path = write_metrics(
             hparams,
-            test=tests.get(main_test),
-            tests=tests,
-            main_test=main_test,
-            history=brain.history.epochs,
-            symbols=len(units),
-            parameters=sum(p.numel() for p in brain.recogniser.parameters()),
-            seconds=dict(brain.seconds),
-            made_from=sources,
+            {
+                "test": tests.get(main_test),
+                "tests": tests,
+                "main_test": main_test,
+                "history": brain.history.epochs,
+                "symbols": len(units),
+                "parameters": sum(
+                    p.numel() for p in brain.recogniser.parameters()
+                ),
+                "seconds": dict(brain.seconds),
+                "made_from": sources,
+            },
         )
         for name, stats in tests.items():
             print(f"{name}: {stats['wer']:.2f} % of words wrong")

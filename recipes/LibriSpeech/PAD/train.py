@@ -242,12 +242,14 @@ def main(arguments):
         save_aligned(brain, hparams["aligned_folder"])
         write_metrics(
             hparams,
-            before=first,
-            valid=last,
-            n_train=len(train),
-            n_valid=len(valid),
-            history=brain.history.epochs,
-            projection=model.projects,
+            {
+                "before": first,
+                "valid": last,
+                "n_train": len(train),
+                "n_valid": len(valid),
+                "history": brain.history.epochs,
+                "projection": model.projects,
+            },
         )
         sides = {
             "before": before,

@@ -240,11 +240,15 @@ def main(arguments):
             shutil.copy(fitted, folder / "tokeniser.safetensors")
         path = write_metrics(
             hparams,
-            valid=found,
-            history=brain.history.epochs,
-            tokens=len(dictionary),
-            parameters=sum(p.numel() for p in brain.modules.parameters()),
-            made_from=sources,
+            {
+                "valid": found,
+                "history": brain.history.epochs,
+                "tokens": len(dictionary),
+                "parameters": sum(
+                    p.numel() for p in brain.modules.parameters()
+                ),
+                "made_from": sources,
+            },
         )
         print(f"masked tokens named: {found['accuracy']:.1f} % of validation")
         if "top1" in found:

@@ -228,10 +228,14 @@ def main(arguments):
         acoustic.save(hparams["acoustic_file"], sources)
         path = write_metrics(
             hparams,
-            valid=found,
-            history=brain.history.epochs,
-            parameters=sum(p.numel() for p in brain.modules.parameters()),
-            made_from=sources,
+            {
+                "valid": found,
+                "history": brain.history.epochs,
+                "parameters": sum(
+                    p.numel() for p in brain.modules.parameters()
+                ),
+                "made_from": sources,
+            },
         )
         print(f"letters wrong: {found['cer']:.1f} % of validation")
         print(f"acoustic model: {hparams['acoustic_file']}\nmetrics: {path}")

@@ -201,15 +201,17 @@ def report(hparams, manifests, tested, brain):
     student = brain.modules.student
     path = write_metrics(
         hparams,
-        **{key: hparams[key] for key in SUBSET_KEYS},
-        n_train=len(manifests.read("train")),
-        parameters=sum(p.numel() for p in student.parameters()),
-        history=brain.history.epochs,
-        valid=valid,
-        test=tested[main_test],
-        tests=tested,
-        main_test=main_test,
-        tested_epoch=hparams["test_epoch"],
+        {
+            **{key: hparams[key] for key in SUBSET_KEYS},
+            "n_train": len(manifests.read("train")),
+            "parameters": sum(p.numel() for p in student.parameters()),
+            "history": brain.history.epochs,
+            "valid": valid,
+            "test": tested[main_test],
+            "tests": tested,
+            "main_test": main_test,
+            "tested_epoch": hparams["test_epoch"],
+        },
     )
     for name, found in tested.items():
         print(
