@@ -135,3 +135,16 @@ def test_batch_order_changes_nothing():
     frames, _ = encoder(features, lengths)
     other, _ = encoder(features[order], lengths[order])
     assert torch.allclose(frames[order], other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_layers": 2, "pool_after": [1, 3]}, "names layer 3, and there"),
+        ({"pool_after": [0]}, "names layer 0, and there are 3"),
+        ({"num_heads": 3}, "size 16 cannot be shared by 3 heads"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_sentence(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(**changes)

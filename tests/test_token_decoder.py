@@ -61,3 +61,8 @@ def test_padding_behind_an_item_changes_nothing():
     vectors, before = torch.randn(2, 5, 8), torch.randint(9, (2, 5))
     alone = decoder(vectors[1:, :3], before[1:, :3])[1]
     assert torch.allclose(decoder(vectors, before)[1][1:, :3], alone, atol=1e-6)
+
+
+def test_heads_that_do_not_share_the_channels_are_one_sentence():
+    with pytest.raises(ValueError, match="size 8 cannot be shared by 3 heads"):
+        small(num_heads=3)

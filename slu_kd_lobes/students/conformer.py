@@ -41,6 +41,11 @@ class PoolingConformer(torch.nn.Module):
         channels, every other one.
     dropout : float
 
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or the heads do not share the channels.
+
     Example
     -------
     >>> encoder = PoolingConformer(20, 16, 32, 2, num_layers=2, pool_after=[1])
@@ -62,6 +67,12 @@ class PoolingConformer(torch.nn.Module):
         dropout=0.1,
     ):
         super().__init__()
+        if missing := [n for n in pool_after if not 1 <= n <= num_layers]:
+            raise ValueError(
+                f"pool_after names layer {missing[0]}, and there are "
+                f"{num_layers}: leave it out"
+            )
+        check_heads(size, num_heads)
         self.convolution = torch.nn.Conv2d(1, channels, 3, stride=2)
         self.narrow = torch.nn.Linear(channels * ((input_size - 1) // 2), size)
         self.enter = torch.nn.Linear(size, size)
@@ -114,6 +125,25 @@ class PoolingConformer(torch.nn.Module):
     def _places(self, x, lengths):
         inside = length_to_mask(lengths, x.shape[1], dtype=torch.bool)
         return inside, self.positions(x).to(x.dtype)
+
+
+def check_heads(size, num_heads):
+    """Refuses channels that the heads of an attention cannot share.
+
+    Arguments
+    ---------
+    size, num_heads : int
+
+    Raises
+    ------
+    ValueError
+        If one is not a multiple of the other.
+    """
+    if size % num_heads:
+        raise ValueError(
+            f"size {size} cannot be shared by {num_heads} heads: choose a "
+            "multiple"
+        )
 
 
 def pool(x, inside):

@@ -9,7 +9,7 @@ Recognizers via Hierarchical Distillation".
 import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 
-from slu_kd_lobes.students.conformer import feed_forward
+from slu_kd_lobes.students.conformer import check_heads, feed_forward
 from slu_kd_lobes.students.dropout import Dropout
 
 
@@ -29,6 +29,11 @@ class TokenDecoder(torch.nn.Module):
         Of what enters the first layer.
     dropout : float
         In the layers.
+
+    Raises
+    ------
+    ValueError
+        If the heads do not share the channels.
 
     Example
     -------
@@ -56,6 +61,7 @@ class TokenDecoder(torch.nn.Module):
         dropout=0.2,
     ):
         super().__init__()
+        check_heads(size, num_heads)
         self.embedding = torch.nn.Embedding(num_symbols, size)
         self.enter = torch.nn.Linear(2 * size, size, bias=False)
         self.positions = PositionalEncoding(size)
