@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -10,9 +11,39 @@ from slu_kd_lobes.data.audio import read_waveform
 from slu_kd_lobes.data.batching import UtteranceDataset
 from slu_kd_lobes.evaluation.report import Tested, write_results
 from slu_kd_lobes.inference.recognisers import logits_of_nearest
+from slu_kd_lobes.training.hparams import load_hparams
+from slu_kd_lobes.training.run_folder import CONFIGURATION, METRICS
 
 #: Utterances of the main test set that are answered one at a time.
 TIMED = 50
+
+
+def finished_run(key, folder):
+    """Keys of a run that has ended, with the checkpoints of its folder.
+
+    Arguments
+    ---------
+    key : str
+        Names the folder, for the message.
+    folder : str or Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If it has not ended there.
+    """
+    folder = Path(folder)
+    if not (folder / METRICS).is_file():
+        raise FileNotFoundError(
+            f"{key}: there is no {folder / METRICS}: give the folder of a run "
+            "of train.py that has ended"
+        )
+    places = {"save_folder": str(folder / "save")}
+    return load_hparams(folder / CONFIGURATION, places)[0]
 
 
 def score_nearest_wordings(

@@ -91,7 +91,7 @@ class TokenTable(TeacherTable):
         values = values.to(device)
         return Units(values[..., :-1], mask.to(device), values[..., -1])
 
-    def targets(self, rows, size, device="cpu"):
+    def targets(self, rows, size):
         """What is said after the mark of the begin, of each token.
 
         Arguments
@@ -101,8 +101,6 @@ class TokenTable(TeacherTable):
         size : int
             Tokens that are wanted. A transcript that has fewer, as one of
             another utterance may, begins again.
-        device : str
-            Where the result is wanted.
 
         Returns
         -------
@@ -112,7 +110,7 @@ class TokenTable(TeacherTable):
         values, lengths = self.stored.batch(rows)
         places = 1 + torch.arange(size) % (lengths - 1).unsqueeze(1)
         places = places.unsqueeze(2).expand(-1, -1, values.shape[2] - 1)
-        return values[..., :-1].gather(1, places).to(device)
+        return values[..., :-1].gather(1, places)
 
 
 class TokenModel:

@@ -15,7 +15,6 @@ Authors
 """
 
 import sys
-from pathlib import Path
 
 import torch
 from prepare_commands import prepare_fsc
@@ -24,14 +23,13 @@ from speechbrain.utils.checkpoints import average_checkpoints
 
 from slu_kd_lobes.evaluation.typed_commands import (
     distances_of_rows,
+    finished_run,
     milliseconds,
     score_nearest_wordings,
 )
 from slu_kd_lobes.losses.alignment import LocalAlignment, Units
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
-    CONFIGURATION,
-    METRICS,
     one_sentence_errors,
     open_folder,
     parse_arguments,
@@ -71,14 +69,7 @@ def units_of(vectors, mask):
 
 def load_trained(folder):
     """Keys of the run that trained, and what hears, as it was tested."""
-    folder = Path(folder)
-    if not (folder / METRICS).is_file():
-        raise FileNotFoundError(
-            f"trained: there is no {folder / METRICS}: give the folder of a "
-            "run of train.py that has ended"
-        )
-    places = {"save_folder": str(folder / "save")}
-    run, _ = load_hparams(folder / CONFIGURATION, places)
+    run = finished_run("trained", folder)
     if "acoustic" not in run["distillation"]:
         raise ValueError(
             f"trained: {folder} learnt no vectors of text: give a run of "

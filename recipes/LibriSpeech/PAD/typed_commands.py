@@ -15,20 +15,18 @@ Authors
 """
 
 import sys
-from pathlib import Path
 
 import torch
 from prepare_commands import prepare_fsc
 
 from slu_kd_lobes.evaluation.typed_commands import (
     distances_of_rows,
+    finished_run,
     milliseconds,
     score_nearest_wordings,
 )
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
-    CONFIGURATION,
-    METRICS,
     one_sentence_errors,
     open_folder,
     parse_arguments,
@@ -40,14 +38,7 @@ from train import make_model
 
 def load_alignment(hparams):
     """Keys of the run that aligned, and the checkpoint that it tested."""
-    folder = Path(hparams["alignment"])
-    if not (folder / METRICS).is_file():
-        raise FileNotFoundError(
-            f"alignment: there is no {folder / METRICS}: give the folder of a "
-            "run of train.py that has ended"
-        )
-    places = {"save_folder": str(folder / "save")}
-    run, _ = load_hparams(folder / CONFIGURATION, places)
+    run = finished_run("alignment", hparams["alignment"])
     best = {"max_key": "valid_top1"} if run["test_epoch"] == "best" else {}
     return run, run["checkpointer"].find_checkpoint(**best)
 

@@ -23,14 +23,13 @@ from prepare_commands import prepare_fsc
 from slu_kd_lobes.data.token_dictionary import frame_tokens
 from slu_kd_lobes.evaluation.typed_commands import (
     distances_of_rows,
+    finished_run,
     milliseconds,
     score_nearest_wordings,
 )
 from slu_kd_lobes.students.token_encoder import TokenEncoder
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
-    CONFIGURATION,
-    METRICS,
     one_sentence_errors,
     open_folder,
     parse_arguments,
@@ -70,20 +69,13 @@ class StageOne(torch.nn.Module):
 
 def load_stage_one(folder):
     """Keys of the run that trained, its model, and what makes its tokens."""
-    folder = Path(folder)
-    if not (folder / METRICS).is_file():
-        raise FileNotFoundError(
-            f"pretrained: there is no {folder / METRICS}: give the folder of a "
-            "run of train.py that has ended"
-        )
-    places = {"save_folder": str(folder / "save")}
-    run, _ = load_hparams(folder / CONFIGURATION, places)
+    run = finished_run("pretrained", folder)
     if run["matching_weight"] == 0:
         raise ValueError(
             f"pretrained: {folder} learnt no vectors of text: give a run of "
             "hparams/pt_kd.yaml"
         )
-    place = folder / "encoder"
+    place = Path(folder) / "encoder"
     weights, _ = load_sealed(place / PROJECTION, "run train.py again")
     model = StageOne(TokenEncoder.load(place), weights).eval()
     options = {}
