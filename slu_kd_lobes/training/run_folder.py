@@ -7,6 +7,7 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
+    ddp_barrier,
     ddp_init_group,
     infer_device,
     is_distributed_initialized,
@@ -419,8 +420,9 @@ def write_metrics(hparams, facts):
 
 
 def finish_run():
-    """Leaves the processes of torchrun."""
+    """Leaves the processes of torchrun together: one alone might abort."""
     if is_distributed_initialized():
+        ddp_barrier()
         torch.distributed.destroy_process_group()
 
 
