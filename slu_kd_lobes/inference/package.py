@@ -7,7 +7,6 @@ wheel that it names, and, where it is asked for, ``custom_interface.py`` for
 SpeechBrain's ``foreign_class``.
 """
 
-import io
 import json
 import re
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, TaggedScalar
+from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.tag import Tag
 
 from slu_kd_lobes.data.slots import SlotSchema
@@ -33,6 +32,7 @@ from slu_kd_lobes.inference.model_card import (
     public_command,
     student_card,
 )
+from slu_kd_lobes.inference.saved_objects import object_yaml, save_weights
 from slu_kd_lobes.inference.templates import (
     ENCODER,
     ENCODER_LIMITS,
@@ -282,54 +282,6 @@ def _encoder_node(tree, encoder):
         "<package_folder>/encoder", style=None, tag=Tag(suffix="!ref")
     )
     return node, source
-
-
-def object_yaml(key, node, **arguments):
-    """YAML that makes an object where a configuration made its constructor.
-
-    Arguments
-    ---------
-    key : str
-    node : ruamel.yaml.comments.CommentedMap or TaggedScalar
-        A ``!name:`` with its arguments, or without.
-    **arguments
-        More of these; they win.
-
-    Returns
-    -------
-    str
-        The key with a ``!new:`` of the same.
-
-    Example
-    -------
-    >>> node = YAML().load("a: !name:x.Y\\n  b: 1")["a"]
-    >>> print(object_yaml("a", node, c=2))
-    a: !new:x.Y
-      b: 1
-      c: 2
-    """
-    own = node if isinstance(node, CommentedMap) else {}
-    made = CommentedMap({**own, **arguments})
-    tag = node.tag.value.replace("!name:", "!new:", 1)
-    made.yaml_set_ctag(Tag(suffix=tag))
-    out = io.StringIO()
-    YAML().dump({key: made}, out)
-    return out.getvalue().rstrip()
-
-
-def save_weights(module, path):
-    """Writes the weights of a module, whole or not at all.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-    path : str or Path
-    """
-    state = {name: x.detach().cpu() for name, x in module.state_dict().items()}
-    buffer = io.BytesIO()  # a file's name would be part of its content
-    torch.save(state, buffer)
-    with whole(path) as part:
-        part.write_bytes(buffer.getvalue())
 
 
 def package_encoder(folder, encoder, facts):

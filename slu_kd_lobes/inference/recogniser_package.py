@@ -7,7 +7,7 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 
 from slu_kd_lobes.data.text_units import MARKS
-from slu_kd_lobes.inference.package import object_yaml, save_weights
+from slu_kd_lobes.inference.saved_objects import object_yaml, save_weights
 from slu_kd_lobes.utils.files import write_text
 
 RECOGNISER = """\

@@ -40,7 +40,8 @@ from slu_kd_lobes.data.alignments import (
     unpack_alignment,
 )
 from slu_kd_lobes.data.audio import read_waveform
-from slu_kd_lobes.inference.package import object_yaml, package_encoder
+from slu_kd_lobes.inference.package import package_encoder
+from slu_kd_lobes.inference.saved_objects import object_yaml
 from slu_kd_lobes.training.brain import StudentBrain
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
