@@ -52,6 +52,14 @@ def test_a_frame_that_makes_many_tokens(dense):
 
 
 @FORMS
+def test_a_batch_without_items_and_items_without_tokens(dense):
+    ends = torch.rand(2, 5).cumsum(1)
+    frames = torch.randn(2, 5, 4)
+    assert integrate(frames, ends, 0, dense).shape == (2, 0, 4)
+    assert integrate(frames[:0], ends[:0], 3, dense).shape == (0, 3, 4)
+
+
+@FORMS
 def test_gradients_are_exact(dense):
     """To the frames and to the weights, where several tokens lie in one."""
     frames, weights = drawn(2, 7, 9, channels=3)
@@ -178,8 +186,10 @@ def test_half_precision_reaches_no_sum():
     assert scaled.vectors[1, 256].any()  # the last token of 257 fires
 
 
-def test_training_compiles_as_one_graph():
+@FORMS
+def test_training_compiles_as_one_graph(dense, monkeypatch):
     """Nothing in it asks the host, if it is told the size."""
+    monkeypatch.setattr("slu_kd_lobes.students.cif.DENSE_UP_TO", dense * 2**20)
     cif = module().train()
     frames, lengths = batch_of([30, 20])
     targets = torch.tensor([7, 4])

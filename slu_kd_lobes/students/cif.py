@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 #: Products of a token and a frame up to which `integrate` takes all of them.
-DENSE_UP_TO = 2**14
+DENSE_UP_TO = 2**12
 
 
 class Fired(NamedTuple):
@@ -195,31 +195,27 @@ def shifted(x):
 
 
 def _sparse(frames, ends, size):
-    """A frame goes into the token where it starts, and into that where it ends.
+    """A sum of pieces: a frame has one more for each token that ends in it.
 
-    Those between them lie in this frame alone.
+    Pieces lie between neighbours among the ends of frames and of tokens.
     """
     batch, number, channels = frames.shape
-    starts = shifted(ends)
-    first, last = starts.floor(), ends.floor()
-    in_first = torch.minimum(ends, first + 1) - starts
-    in_last = torch.where(last > first, ends - last, 0.0)
-    # What lies behind the last token goes into one more.
-    pairs = torch.stack([first, last], 2).clamp(max=size).long()
-    rows = torch.arange(batch, device=frames.device) * (size + 1)
-    shares = torch.stack([in_first, in_last], 2).to(frames.dtype)
-    sums = frames.new_zeros(batch * (size + 1), channels).index_add(
-        0,
-        (pairs + rows[:, None, None]).flatten(),
-        (frames.unsqueeze(2) * shares.unsqueeze(3)).flatten(0, 2),
+    rows = torch.arange(batch, device=frames.device).unsqueeze(1)
+    tokens = torch.arange(1, size + 1, device=frames.device, dtype=ends.dtype)
+    tokens = tokens.expand(batch, -1).contiguous()
+    marks, source = torch.cat([ends, tokens], 1).sort(stable=True, dim=1)
+    of_frame = (source < number).long()
+    frame = of_frame.cumsum(1) - of_frame  # whose end comes next
+    shares = (marks - shifted(marks)).masked_fill(frame == number, 0)
+    frame = frame.clamp(max=number - 1) + rows * number
+    before = torch.searchsorted(ends.detach(), tokens, right=True)
+    first = torch.nn.functional.pad((before + tokens).long(), (1, 0))
+    sums = torch.nn.functional.embedding_bag(
+        frame.flatten(),
+        frames.flatten(0, 1),
+        (first + rows * marks.shape[1]).flatten(),
+        mode="sum",
+        per_sample_weights=shares.to(frames.dtype).flatten(),
     )
-    sums = sums.view(batch, size + 1, channels)[:, :size]
-    tokens = torch.arange(size, device=frames.device, dtype=ends.dtype)
-    tokens = tokens.expand(batch, size).contiguous()
-    holder = torch.searchsorted(ends.detach(), tokens, right=True)
-    holder = holder.clamp(max=number - 1)
-    between = (first.gather(1, holder) < tokens) & (
-        last.gather(1, holder) > tokens
-    )
-    held = frames.gather(1, holder.unsqueeze(2).expand(-1, -1, channels))
-    return torch.where(between.unsqueeze(2), held, sums)
+    # What lies behind the last token went into one more.
+    return sums.view(batch, first.shape[1], channels)[:, :-1]
