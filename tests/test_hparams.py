@@ -284,6 +284,13 @@ def test_missing_files_are_named(tmp_path, short):
     assert message_of(path) == f"there is no configuration file {path}"
 
 
+def test_a_base_that_has_a_base_is_refused(short):
+    path = short("seed: 1\n")
+    shorter = path.with_name("shorter.yaml")
+    shorter.write_text(f"base: {path.name}\nseed: 2\n")
+    assert message_of(shorter).endswith("has a base, base.yaml: name that one")
+
+
 def test_base_is_relative_to_the_file(tmp_path, short):
     """Not to the folder that the program runs in."""
     short()
