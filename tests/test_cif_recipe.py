@@ -108,6 +108,19 @@ def test_speechbrain_loads_what_was_trained(config, speech, tmp_path):
     encoder = SpeechBrainEncoder(folder, "EncoderASR", pool=2)
     features, lengths = encoder(torch.stack(wavs))
     assert features.shape == (8, 8, 16) and encoder.feature_size == 16
+    if config == "ctc":
+        with pytest.raises(ValueError, match="no vectors of tokens"):
+            SpeechBrainEncoder(folder, "TokenEncoder")
+        return
+    tokens, counts = SpeechBrainEncoder(folder, "TokenEncoder")(
+        torch.stack(wavs)
+    )
+    loaded = recogniser.model.mods
+    for row, wav in enumerate(wavs):  # alone, as it is tested
+        frames = loaded.encoder(wav.unsqueeze(0), torch.ones(1))
+        vectors = loaded.recogniser.recognise(*frames).fired.vectors[0]
+        assert counts[row] == max(1, len(vectors))
+        assert torch.allclose(tokens[row, : len(vectors)], vectors, atol=1e-5)
 
 
 def test_a_killed_run_goes_on_to_the_same_result(speech, tmp_path):
@@ -187,6 +200,8 @@ def test_typed_commands_are_found_by_token_vectors(speech, commands, tmp_path):
     errors = [x["test"]["intent_error"] for x in (everything, listed)]
     assert errors[0] < min(errors[1], 50)
     assert everything["cost"]["milliseconds"] > 0
+    understood = typed(commands, tmp_path / "head", answer="head")
+    assert understood["test"]["intent_error"] < errors[1]
     train(speech, tmp_path / "b", "lrd", number_of_epochs=1)
     options = {"fails": True}
     told = run_typed_commands(

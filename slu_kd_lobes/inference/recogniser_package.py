@@ -15,8 +15,8 @@ RECOGNISER = """\
 #   from speechbrain.inference.ASR import EncoderASR
 #   model = EncoderASR.from_hparams(source="path/to/this/folder")
 #   model.transcribe_file("speech.wav")
-# As the encoder of a student, or as the recogniser of a cascade, on the command
-# line of the recipe:
+# As the encoder of a student (TokenEncoder: its vectors of tokens in place of
+# frames), or as the recogniser of a cascade, on the command line of the recipe:
 #   --encoder=speechbrain --encoder_interface=EncoderASR
 #   --encoder_source=path/to/this/folder
 #   --recogniser=speechbrain --recogniser_interface=EncoderASR

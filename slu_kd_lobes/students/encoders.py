@@ -192,6 +192,39 @@ class TransformerEncoder(PretrainedEncoder):
         return f"layers={self.wanted}, {super().extra_repr()}"
 
 
+class TokenEncoder(inference.ASR.EncoderASR):
+    """Encodes speech as one vector a token: what CIF, or its rival, makes.
+
+    Loads what recipes/LibriSpeech/CIF-HKD trains.
+    """
+
+    def encode_batch(self, wavs, wav_lens):
+        """Returns the vectors of tokens, [batch, tokens, channels].
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [batch, samples].
+        wav_lens : torch.Tensor
+            Relative lengths, [batch].
+
+        Raises
+        ------
+        ValueError
+            If the recogniser has no tokens.
+        """
+        frames = super().encode_batch(wavs, wav_lens)
+        fired = self.mods.recogniser.recognise(*frames).fired
+        if fired is None:
+            raise ValueError(
+                "this recogniser has frames, and no vectors of tokens: choose "
+                "the interface EncoderASR"
+            )
+        # One of nothing where no token is heard.
+        nothing = int(fired.vectors.shape[1] == 0)
+        return torch.nn.functional.pad(fired.vectors, (0, 0, 0, nothing))
+
+
 class SpeechBrainEncoder(PretrainedEncoder):
     """The encoder of any pre-trained SpeechBrain ASR, by folder or hub name.
 
@@ -204,9 +237,10 @@ class SpeechBrainEncoder(PretrainedEncoder):
         Folder or hub name.
     interface : str
         SpeechBrain's class that loads it: ``EncoderDecoderASR``,
-        ``EncoderASR`` or ``WaveformEncoder``.
+        ``EncoderASR`` or ``WaveformEncoder``; or ``TokenEncoder``.
     pool : int
-        Frames of the encoder that make one of the student's; 0 stands for 4.
+        Frames of the encoder that make one of the student's; 0 stands for 4,
+        or one of a token encoder.
 
     Raises
     ------
@@ -215,8 +249,9 @@ class SpeechBrainEncoder(PretrainedEncoder):
     """
 
     def __init__(self, source, interface="EncoderDecoderASR", pool=0):
-        super().__init__(pool or 4)
+        super().__init__(pool or (1 if interface == "TokenEncoder" else 4))
         interfaces = {
+            "TokenEncoder": TokenEncoder,
             "EncoderDecoderASR": inference.ASR.EncoderDecoderASR,
             "EncoderASR": inference.ASR.EncoderASR,
             "WaveformEncoder": inference.encoders.WaveformEncoder,

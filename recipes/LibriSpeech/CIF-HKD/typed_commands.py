@@ -3,7 +3,8 @@
 
 Contrastive distillation gives each token that is heard the text model's vector
 of it, so a command can be the nearest of wordings that somebody typed: the one
-whose tokens are most like those that were heard, and the other way round.
+whose tokens are most like those that were heard, and the other way round. Or a
+head answers that learnt the meaning of the text model's own vectors.
 
 To run this recipe:
 > python typed_commands.py hparams/typed_commands.yaml \
@@ -21,13 +22,13 @@ from prepare_commands import prepare_fsc
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.utils.checkpoints import average_checkpoints
 
+from slu_kd_lobes.evaluation.token_answers import units_of
 from slu_kd_lobes.evaluation.typed_commands import (
     distances_of_rows,
     finished_run,
     milliseconds,
     score_nearest_wordings,
 )
-from slu_kd_lobes.losses.alignment import LocalAlignment, Units
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
@@ -60,11 +61,6 @@ class TokenHearing(torch.nn.Module):
         vectors = self.head(torch.nn.functional.pad(vectors, (0, 0, 0, 1)))
         mask = length_to_mask(sizes.clamp(min=1), vectors.shape[1])
         return units_of(vectors, mask.bool())
-
-
-def units_of(vectors, mask):
-    """Vectors that all count alike."""
-    return Units(vectors, mask, mask / mask.sum(1, keepdim=True).clamp(min=1))
 
 
 def load_trained(folder):
@@ -113,32 +109,24 @@ def main(arguments):
 
     said = table.units(table.rows_of(list(wordings)))
     said = units_of(said.vectors[:, 1:], said.mask[:, 1:])  # less the begin
-    nearness = LocalAlignment()
-
-    def distances(heard, typed):
-        rows = [heard.item(i) for i in range(len(heard.vectors))]
-        return torch.stack(
-            [
-                nearness.distances(row, typed) + nearness.distances(typed, row)
-                for row in rows
-            ]
-        )
+    targets = torch.tensor(list(wordings.values()))
+    schema, seed = manifests.schema, hparams["seed"]
+    answer = hparams["make_answer"](said, targets, schema.slices, seed)
 
     def distances_of(rows):
-        typed = units_of(said.vectors.to(device), said.mask.to(device))
-        model.to(device)
+        model.to(device), answer.to(device)
 
         def measure(inputs, lengths):
-            return distances(model(inputs, lengths), typed)
+            return answer(model(inputs, lengths))
 
         facts = features, device, hparams["batch_size"], measure
         return distances_of_rows(rows, len(wordings), *facts)
 
     def cost(rows):
-        model.cpu(), filter_bank.cpu()
+        model.cpu(), filter_bank.cpu(), answer.to("cpu")
 
         def nearest(wav):
-            return distances(model(*filter_bank(wav)), said).argmin()
+            return answer(model(*filter_bank(wav))).argmin()
 
         return {
             "parameters": sum(p.numel() for p in model.parameters()),
