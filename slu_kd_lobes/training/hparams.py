@@ -322,10 +322,8 @@ def complete_yaml(hparams_file, overrides=None):
             raise FileNotFoundError(f"{path}: its base {base} does not exist")
         tree = _read(base)
         if "base" in tree:
-            raise ValueError(
-                f"{path}: its base {base} is no complete file but has a base, "
-                f"{tree['base']}: name that one"
-            )
+            hint = f"has a base, {tree['base']}: name that one"
+            raise ValueError(f"{path}: its base {base} {hint}")
         _check_keys(short, tree, path)
         # An empty mapping takes any keys, from here and from the command line.
         any_keys = [k for k, v in tree.items() if v == {} and not _tag(v)]
