@@ -29,8 +29,8 @@ def wanted(speech, folder, **changes):
         "feature_folder": speech / "features",
         "output_folder": folder,
         "size": 16,
-        "encoder": "{ffn_size: 24, num_heads: 2, num_layers: 2, channels: 4,"
-        " kernel_size: 3, pool_after: [1], dropout: 0.0}",
+        "encoders": "{conformer: {ffn_size: 24, num_heads: 2, num_layers: 2,"
+        " channels: 4, kernel_size: 3, pool_after: [1], dropout: 0.0}}",
         "make_decoder": "{ffn_size: 24, num_heads: 2, num_layers: 1,"
         " dropout: 0.0}",
         "number_of_epochs": 3,

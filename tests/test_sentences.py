@@ -11,11 +11,7 @@ from slu_kd_lobes.data.sentences import (
     read_templates,
     spoken,
 )
-from slu_kd_lobes.inference.sentence_graph import (
-    NUMBERS,
-    Graph,
-    SentenceSearch,
-)
+from slu_kd_lobes.inference.sentence_graph import NUMBERS, Graph, SentenceSearch
 from slu_kd_lobes.losses.asr import LETTERS
 
 
@@ -106,6 +102,24 @@ def test_the_order_of_sentences_does_not_matter():
         for order in itertools.islice(itertools.permutations(TEXTS), 0, 200, 40)
     }
     assert len(answers) == 1
+
+
+def test_columns_and_an_end_of_ones_own():
+    """Letters in another order, an unknown symbol, and a mark of the end."""
+    columns = {letter: 2 + i for i, letter in enumerate(sorted(LETTERS))}
+    order = [0, *(columns[letter] for letter in LETTERS)]
+    graph = Graph()
+    graph.accept(graph.listed("lights on"))
+    likely = np.full((30, len(LETTERS) + 3), -9.0, dtype=np.float32)
+    likely[:, order] = heard("lights on", 30)
+    with_end = SentenceSearch(graph, columns, end=1)(likely)
+    without = SentenceSearch(graph, columns)(likely)
+    assert with_end.text == without.text == "lights on"
+    # The end is nowhere: it takes the place of a blank.
+    assert without.ratio == 0
+    assert with_end.ratio == pytest.approx(-9 - np.log(0.9), abs=1e-5)
+    likely[-1, 1] = 0
+    assert SentenceSearch(graph, columns, end=1)(likely).ratio == 0
 
 
 def test_nothing_fits_into_too_few_frames():

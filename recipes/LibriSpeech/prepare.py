@@ -168,6 +168,7 @@ def prepare_pairs(
     longest=30,
     tests=(),
     other_tests=(),
+    distort=None,
 ):
     """Speech with its transcripts, of one corpus and perhaps of another.
 
@@ -192,6 +193,9 @@ def prepare_pairs(
     tests, other_tests : list of str
         Parts of the first corpus, and of the second, each of which is a split
         of its own.
+    distort : callable or None
+        Adds rows of distorted copies to those of training; see
+        `slu_kd_lobes.data.augment.DistortedCopies`.
 
     Returns
     -------
@@ -225,6 +229,8 @@ def prepare_pairs(
             rows[split] += _drawn(found, amounts.get(split), subset_seed)
     if empty := [split for split, found in rows.items() if not found]:
         raise ValueError(f"{empty[0]} has no utterance: name parts of it")
+    if distort is not None:
+        rows["train"] = distort(rows["train"])
     return rows
 
 

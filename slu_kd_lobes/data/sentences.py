@@ -15,25 +15,20 @@ template is in the notation of Home Assistant, as the package hassil reads it::
 """
 
 import itertools
-import re
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 import hassil
-import unicode_rbnf
 import yaml
 from hassil.errors import HassilError
 from hassil.parser import ParseError
 
-from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.data.transcripts import normalise_transcript, plain
 from slu_kd_lobes.losses.asr import LETTERS
 from slu_kd_lobes.utils.files import read_csv
 
 #: Columns of a list that are no slots.
 OTHER_COLUMNS = ("", "path", "speakerId", "transcription")
-
-_NUMBERS = unicode_rbnf.RbnfEngine.for_language("en")
 
 
 class Sentence(NamedTuple):
@@ -79,23 +74,16 @@ def spoken(text):
     ...
     ValueError: '灯' of '灯' cannot be pronounced: write it in English letters
     """
-    said = re.sub(r"\d+", _number, normalise_transcript(text))
-    said = normalise_transcript(said)
-    plain = unicodedata.normalize("NFKD", said)
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    for letter in plain:
+    said = plain(text)
+    for letter in said:
         if letter not in LETTERS:
             raise ValueError(
                 f"'{letter}' of '{text}' cannot be pronounced: write it in "
                 "English letters"
             )
-    if not plain:
+    if not said:
         raise ValueError("there is no sentence: write one, or delete the line")
-    return plain
-
-
-def _number(match):
-    return f" {_NUMBERS.format_number(int(match[0])).text} "
+    return said
 
 
 def read_list(path):

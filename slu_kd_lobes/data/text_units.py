@@ -1,4 +1,4 @@
-"""What a recogniser writes: characters, or the pieces of a text model.
+"""What a recogniser writes: letters, or the pieces of a text model.
 
 A teacher of token vectors has one vector for each piece, so a recogniser that
 writes these pieces has one target for each of its tokens.
@@ -10,7 +10,7 @@ Chinese characters; pieces for other languages are ours.
 
 from transformers import AutoTokenizer
 
-from slu_kd_lobes.data.transcripts import normalise_transcript
+from slu_kd_lobes.data.transcripts import normalise_transcript, plain
 from slu_kd_lobes.utils.fingerprints import fingerprint
 from slu_kd_lobes.utils.hub import readable_source
 
@@ -90,6 +90,25 @@ class Characters:
     def cut(self, texts):
         """Returns the characters of each transcript, a list of list of str."""
         return [[*normalise_transcript(x).replace(" ", "")] for x in texts]
+
+
+class Letters:
+    """Cuts text into English letters, with the space between words.
+
+    Numbers are spelled, and accents left out; what else is no letter, is
+    unknown.
+
+    Example
+    -------
+    >>> Letters().cut(["Up 2!"])
+    [['u', 'p', ' ', 't', 'w', 'o']]
+    """
+
+    join = staticmethod(join_characters)
+
+    def cut(self, texts):
+        """Returns the letters of each transcript, a list of list of str."""
+        return [[*plain(text)] for text in texts]
 
 
 class TextUnits:

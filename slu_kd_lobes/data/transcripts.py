@@ -5,7 +5,10 @@ Authors
 """
 
 import functools
+import re
 import unicodedata
+
+import unicode_rbnf
 
 # Marks that people and recognisers type for an apostrophe. They are mapped
 # before NFKC, which would turn the acute accent into a space and a combining
@@ -64,3 +67,32 @@ def _ends_word(char):
         return False
     category = unicodedata.category(char)
     return category.startswith("P") or category == "Cc"
+
+
+_NUMBERS = unicode_rbnf.RbnfEngine.for_language("en")
+
+
+def plain(text):
+    """Writes a transcript as it is said in English: no digits, no accents.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    str
+        Normalised.
+
+    Example
+    -------
+    >>> plain("Set the café's lamp to 25!")
+    "set the cafe's lamp to twenty five"
+    """
+    said = re.sub(r"\d+", _in_words, normalise_transcript(text))
+    letters = unicodedata.normalize("NFKD", normalise_transcript(said))
+    return "".join(x for x in letters if not unicodedata.combining(x))
+
+
+def _in_words(match):
+    return f" {_NUMBERS.format_number(int(match[0])).text} "

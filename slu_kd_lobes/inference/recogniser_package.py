@@ -25,12 +25,12 @@ RECOGNISER = """\
 sample_rate: {sample_rate}  # Hz
 beam_size: {beam_size}
 
-{filter_bank}
+{front_end}
 {encoder}
 {recogniser}
 modules:
-    encoder: !new:slu_kd_lobes.students.filter_bank.WaveformEncoder
-        filter_bank: !ref <filter_bank>
+    encoder: !new:slu_kd_lobes.students.cif_recogniser.WaveformEncoder
+        front_end: !ref <front_end>
         encoder: !ref <encoder>
     recogniser: !ref <recogniser>
 decoding_function: !name:slu_kd_lobes.students.cif_recogniser.decode
@@ -39,20 +39,23 @@ decoding_function: !name:slu_kd_lobes.students.cif_recogniser.decode
 tokenizer: !new:slu_kd_lobes.data.text_units.TextUnits
     names: {names}
     join: !name:{join}
-# Loads recogniser.ckpt of this folder
+# Loads recogniser.ckpt of this folder, and weights of the front end
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
-        recogniser: !ref <recogniser>
+{loadables}
 """
 
 
-def package_recogniser(folder, recogniser, units, text):
+def package_recogniser(folder, front_end, recogniser, units, text):
     """Writes a recogniser; the YAML comes last.
 
     Arguments
     ---------
     folder : str or Path
         Made if missing. Other files in it are left alone.
+    front_end : torch.nn.Module
+        A filter bank, or an encoder that is frozen; its weights are written if
+        no other maker has them.
     recogniser : CTCRecogniser
         Or one of its subclasses, with the weights.
     units : TextUnits
@@ -61,18 +64,34 @@ def package_recogniser(folder, recogniser, units, text):
         The YAML of its run.
     """
     tree = YAML().load(resolve_references(text).getvalue())
-    chosen = tree["recognisers"][tree["recogniser"]]
-    node = object_yaml("recogniser", chosen, num_symbols=len(units))
+    chosen = {
+        kind: tree[menu][tree[kind]]
+        for kind, menu in (
+            ("front_end", "front_ends"),
+            ("encoder", "encoders"),
+            ("recogniser", "recognisers"),
+        )
+    }
+    saved = {"recogniser": recogniser}
+    if not front_end.frozen:
+        saved["front_end"] = front_end
+        del chosen["front_end"]["source"]
+    size = front_end.feature_size * front_end.layers
+    node = object_yaml(
+        "recogniser", chosen["recogniser"], num_symbols=len(units)
+    )
     join = units.join
     folder = Path(folder)
-    save_weights(recogniser, folder / "recogniser.ckpt")
+    for name, module in saved.items():
+        save_weights(module, folder / f"{name}.ckpt")
     hyperparams = RECOGNISER.format(
         sample_rate=tree["sample_rate"],
         beam_size=tree["beam_size"],
-        filter_bank=object_yaml("filter_bank", tree["filter_bank"]),
-        encoder=object_yaml("encoder", tree["encoder"]),
+        front_end=object_yaml("front_end", chosen["front_end"]),
+        encoder=object_yaml("encoder", chosen["encoder"], input_size=size),
         recogniser=f"{node}\n  encoder: !ref <encoder>",
         names=json.dumps(units.names[len(MARKS) :], ensure_ascii=False),
         join=f"{join.__module__}.{join.__qualname__}",
+        loadables="\n".join(f"        {name}: !ref <{name}>" for name in saved),
     )
     write_text(folder / "hyperparams.yaml", hyperparams)

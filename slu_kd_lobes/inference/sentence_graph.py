@@ -24,6 +24,8 @@ SPACE = NUMBERS[" "]
 
 #: Label of an arc that reads, or writes, nothing.
 NOTHING = 0
+#: Label of the end of an utterance, for heads that have a symbol for it.
+FINISH = len(LETTERS) + 1
 
 
 class Found(NamedTuple):
@@ -142,6 +144,11 @@ class SentenceSearch:
     graph : Graph
         Spaces between its words may be missing or double at the ends of
         optional parts: words are apart by one.
+    columns : dict or None
+        Column of each letter in the probabilities; that of the blank is 0.
+        None: those of `NUMBERS`.
+    end : int or None
+        Column of a symbol that ends an utterance; None: there is none.
     beam : float
         How much less probable than the best one a beginning may be, as a
         logarithm, to be followed.
@@ -149,11 +156,19 @@ class SentenceSearch:
         Beginnings that are followed at a time.
     """
 
-    def __init__(self, graph, beam=20.0, max_active=20000):
+    def __init__(
+        self, graph, columns=None, end=None, beam=20.0, max_active=20000
+    ):
+        columns = NUMBERS if columns is None else columns
+        labels = {NUMBERS[letter]: x for letter, x in columns.items()}
+        if end is not None:
+            labels[FINISH] = end
         # Sentences, their spaces, and the frames of letters
-        single = kaldifst.compose(single_spaces(), sorted_arcs(graph.fst))
-        frames = sorted_arcs(ctc_paths(len(LETTERS) + 1), "olabel")
-        self.fst = kaldifst.compose(frames, sorted_arcs(single))
+        fst = sorted_arcs(graph.fst)
+        fst = kaldifst.compose(single_spaces(end is not None), fst)
+        frames = sorted_arcs(ctc_paths(labels), "olabel")
+        self.fst = kaldifst.compose(frames, sorted_arcs(fst))
+        self.letters = {x: letter for letter, x in columns.items()}
         self.marks = graph.marks
         self.options = kaldi_decoder.FasterDecoderOptions(
             beam=beam, max_active=max_active
@@ -165,7 +180,7 @@ class SentenceSearch:
         Arguments
         ---------
         log_probs : numpy.ndarray
-            Logarithms of the probabilities of the blank and of `LETTERS`,
+            Logarithms of the probabilities of the blank and of symbols,
             [frames, symbols], float32.
 
         Returns
@@ -185,7 +200,7 @@ class SentenceSearch:
         slots = {}
         for number in marks:
             slots |= self.marks[number - 1]
-        text = "".join(LETTERS[number - 1] for number in ctc_collapse(path))
+        text = "".join(self.letters.get(x, "") for x in ctc_collapse(path))
         free = likely.max(1).sum()
         return Found(text, slots, float(score), float(min(score - free, 0.0)))
 
@@ -196,36 +211,41 @@ def sorted_arcs(fst, by="ilabel"):
     return fst
 
 
-def ctc_paths(symbols):
-    """A graph that reads a symbol of CTC a frame and writes symbols.
+def ctc_paths(columns):
+    """A graph that reads a symbol of CTC a frame and writes labels.
 
-    Labels of what it reads count from 1, the blank is 1.
+    Labels of what it reads are columns counted from 1, the blank is 1.
 
     Arguments
     ---------
-    symbols : int
-        With the blank.
+    columns : dict
+        Column of each label.
 
     Returns
     -------
     kaldifst.StdVectorFst
     """
     graph = Graph()
-    for _ in range(1, symbols):
-        graph.state()
-    for state in range(symbols):  # the symbol of the frame before
+    states = {label: graph.state() for label in columns}
+    # A state knows the symbol of the frame before.
+    for before, state in [(None, graph.start), *states.items()]:
         graph.accept(state)
-        graph.arc(state, 0, 1)
-        for number in range(1, symbols):
-            writes = NOTHING if number == state else number
-            graph.arc(state, number, number + 1, writes)
+        graph.arc(state, graph.start, 1)
+        for label, column in columns.items():
+            writes = NOTHING if label == before else label
+            graph.arc(state, states[label], column + 1, writes)
     return graph.fst
 
 
-def single_spaces():
+def single_spaces(finish=False):
     """A graph that reads words with one space between, and writes any spaces.
 
     So a template may have an optional word between two spaces.
+
+    Arguments
+    ---------
+    finish : bool
+        Whether it reads the end of an utterance, too.
 
     Returns
     -------
@@ -242,6 +262,9 @@ def single_spaces():
     graph.arc(within, before, SPACE, SPACE)
     graph.arc(within, after, NOTHING, SPACE)  # behind the last word
     graph.arc(after, after, NOTHING, SPACE)
-    graph.accept(within)
-    graph.accept(after)
+    last = graph.state() if finish else within
+    for state in (within, after):
+        if finish:
+            graph.arc(state, last, FINISH)
+        graph.accept(last if finish else state)
     return sorted_arcs(graph.fst, "olabel")

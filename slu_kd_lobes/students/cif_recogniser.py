@@ -42,6 +42,34 @@ class Recognised(NamedTuple):
     scores: torch.Tensor | None = None
 
 
+class WaveformEncoder(torch.nn.Module):
+    """An encoder with what comes before it, that is handed waveforms.
+
+    Arguments
+    ---------
+    front_end : torch.nn.Module
+        A filter bank or a frozen encoder.
+    encoder : torch.nn.Module
+        Makes ``(frames, lengths)`` of ``(features, lengths)``.
+    """
+
+    def __init__(self, front_end, encoder):
+        super().__init__()
+        self.front_end, self.encoder = front_end, encoder
+
+    def forward(self, wavs, wav_lens=None):
+        """Returns the frames of the encoder, and how many each item has.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [batch, samples], 16 kHz.
+        wav_lens : torch.Tensor or None
+            Relative lengths, [batch].
+        """
+        return self.encoder(*self.front_end(wavs, wav_lens))
+
+
 class CTCRecogniser(torch.nn.Module):
     """An encoder whose frames write by CTC.
 

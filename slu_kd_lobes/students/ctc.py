@@ -1,4 +1,4 @@
-"""A student that writes: one symbol, or the blank of CTC, at every frame.
+"""Recurrent students that write: one symbol, or the blank of CTC, a frame.
 
 Source: Graves et al. 2006, "Connectionist Temporal Classification: Labelling
 Unsegmented Sequence Data with Recurrent Neural Networks".
@@ -9,6 +9,58 @@ import torch
 from slu_kd_lobes.students.dropout import Dropout
 from slu_kd_lobes.students.gru import MaskedBiGRU
 from slu_kd_lobes.students.intent import LayerSum
+
+
+class GRUEncoder(torch.nn.Module):
+    """BiGRUs over frames, such as those of a frozen encoder.
+
+    Arguments
+    ---------
+    input_size : int
+        Channels of the features.
+    hidden_size : int
+        Units of each direction of a GRU.
+    num_layers : int
+        GRUs.
+    dropout : float
+        After each of them.
+
+    Example
+    -------
+    >>> encoder = GRUEncoder(16, hidden_size=8)
+    >>> x, lengths = encoder(torch.rand(2, 23, 16), torch.tensor([23, 12]))
+    >>> x.shape, lengths
+    (torch.Size([2, 23, 16]), tensor([23, 12]))
+    """
+
+    def __init__(self, input_size, hidden_size=192, num_layers=2, dropout=0.2):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(input_size)
+        self.output_size = 2 * hidden_size
+        sizes = [input_size] + (num_layers - 1) * [self.output_size]
+        self.rnns = torch.nn.ModuleList(
+            MaskedBiGRU(size, hidden_size) for size in sizes
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, features, lengths):
+        """Returns the frames, zero after an item's end, and their number.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            [batch, frames, input_size].
+        lengths : torch.Tensor
+            Frames of each item, [batch].
+        """
+        x = self.norm(features)
+        for rnn in self.rnns:
+            x = self.dropout(rnn(x, lengths))
+        return x, lengths
+
+    def frames_of(self, time):
+        """Number of frames that come of a number of features."""
+        return time
 
 
 class CTCWriter(torch.nn.Module):
@@ -52,13 +104,8 @@ class CTCWriter(torch.nn.Module):
         super().__init__()
         several = layers > 1
         self.layer_sum = LayerSum(layers) if several else torch.nn.Identity()
-        self.norm = torch.nn.LayerNorm(input_size)
-        sizes = [input_size] + (num_layers - 1) * [2 * hidden_size]
-        self.rnns = torch.nn.ModuleList(
-            MaskedBiGRU(size, hidden_size) for size in sizes
-        )
-        self.dropout = Dropout(dropout)
-        self.symbols = torch.nn.Linear(2 * hidden_size, num_symbols)
+        self.encoder = GRUEncoder(input_size, hidden_size, num_layers, dropout)
+        self.symbols = torch.nn.Linear(self.encoder.output_size, num_symbols)
 
     def forward(self, features, lengths):
         """Returns the logarithm of the probabilities.
@@ -75,7 +122,5 @@ class CTCWriter(torch.nn.Module):
         torch.Tensor
             [batch, frames, num_symbols], float32.
         """
-        x = self.norm(self.layer_sum(features))
-        for rnn in self.rnns:
-            x = self.dropout(rnn(x, lengths))
+        x, _ = self.encoder(self.layer_sum(features), lengths)
         return self.symbols(x).float().log_softmax(-1)

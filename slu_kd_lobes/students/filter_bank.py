@@ -68,30 +68,3 @@ class FilterBank(torch.nn.Module):
     def extra_repr(self):
         """What shapes the features, for there are no weights."""
         return f"n_mels={self.feature_size}"
-
-
-class WaveformEncoder(torch.nn.Module):
-    """An encoder of a filter bank that is handed waveforms.
-
-    Arguments
-    ---------
-    filter_bank : FilterBank
-    encoder : torch.nn.Module
-        Makes ``(frames, lengths)`` of ``(features, lengths)``.
-    """
-
-    def __init__(self, filter_bank, encoder):
-        super().__init__()
-        self.filter_bank, self.encoder = filter_bank, encoder
-
-    def forward(self, wavs, wav_lens=None):
-        """Returns the frames of the encoder, and how many each item has.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms, [batch, samples], 16 kHz.
-        wav_lens : torch.Tensor or None
-            Relative lengths, [batch].
-        """
-        return self.encoder(*self.filter_bank(wavs, wav_lens))

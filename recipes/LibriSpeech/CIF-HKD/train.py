@@ -45,14 +45,14 @@ from slu_kd_lobes.training.run_folder import (
     start_or_resume,
     write_metrics,
 )
+from slu_kd_lobes.utils.fingerprints import module_fingerprint
 
 
 class RecogniserBrain(StudentBrain):
     """Trains the recogniser, and the heads that a teacher needs.
 
-    Besides what StudentBrain has, it is given the `recogniser`, the `features`,
-    the `units`, the rows of all `utterances`, and with a teacher the `tokens`,
-    a table of its vectors.
+    It is also given the `recogniser`, the `features`, the `units`, the rows of
+    all `utterances`, and with a teacher the `tokens`, a table of its vectors.
     """
 
     best = "wer"
@@ -151,7 +151,7 @@ def check_distillation(hparams):
             )
 
 
-def dataio_prep(hparams, splits, features, device):
+def dataio_prep(hparams, splits, features):
     """Builds the data sets, the units, and the table of the teacher."""
     cutter = hparams["make_cutter"]()
     run_on_main(features.build, [sum(splits.values(), [])])
@@ -163,9 +163,9 @@ def dataio_prep(hparams, splits, features, device):
     units, tokens, first = TextUnits.of(cut["train"], cutter.join), None, 0
     taught = {split: {} for split in splits}
     if hparams["distillation"]:
-        known = ("train", "valid")
-        model = hparams["token_model"]
-        tokens = model.table(sum((texts[x] for x in known), []), device)
+        model, known = hparams["token_model"], ("train", "valid")
+        said = sum((texts[split] for split in known), [])
+        tokens = model.table(said, features.device)
         for split in known:
             rows = torch.tensor(tokens.rows_of(texts[split]))
             model.check_same_tokens(texts[split], cut[split], tokens)
@@ -188,13 +188,13 @@ def dataio_prep(hparams, splits, features, device):
     return datasets, units, tokens
 
 
-def make_modules(hparams, units, tokens):
+def make_modules(hparams, encoder, units, tokens):
     """What trains: the recogniser, and a head for each kind of distillation.
 
     Heads are no part of the recogniser: without a teacher there are none.
     """
-    recogniser = hparams["make_recogniser"](len(units), hparams["encoder"])
-    modules, size = {"recogniser": recogniser}, hparams["encoder"].output_size
+    recogniser = hparams["make_recogniser"](len(units), encoder)
+    modules, size = {"recogniser": recogniser}, encoder.output_size
     if tokens is not None:
         width = tokens.outputs.shape[1] - 1  # beside the prior
         for name in hparams["distillation"]:
@@ -228,18 +228,21 @@ def main(arguments):
         check_distillation(hparams)
         open_folder(hparams, text)
         splits = prepare_pairs(**hparams["speech"])
-        device = run_opts["device"]
-        features = hparams["make_features"](hparams["filter_bank"], device)
-        datasets, units, tokens = dataio_prep(hparams, splits, features, device)
-        for split, data in datasets.items():
-            frames = hparams["encoder"].frames_of(data.inputs.lengths)
-            advice = "leave a layer out of pool_after"
-            check_frames(split, data.columns["targets"], frames, advice)
+        front_end = hparams["make_front_end"]()
+        features = hparams["make_features"](front_end, run_opts["device"])
+        datasets, units, tokens = dataio_prep(hparams, splits, features)
         sb.utils.seed.seed_everything(hparams["seed"])
-        modules = make_modules(hparams, units, tokens)
+        size = front_end.feature_size * front_end.layers
+        encoder = hparams["make_encoder"](input_size=size)
+        advice = "leave a layer out of pool_after, or lower front_end_pool"
+        for split, data in datasets.items():
+            frames = encoder.frames_of(data.inputs.lengths)
+            check_frames(split, data.columns["targets"], frames, advice)
+        modules = make_modules(hparams, encoder, units, tokens)
         sources = {
             "units": units.fingerprint,
             "teacher": tokens and tokens.made_from,
+            "front_end": module_fingerprint(front_end),
             "speech": [part.inputs.audio for part in datasets.values()],
         }
         start_or_resume(hparams, text, sources)
@@ -256,10 +259,10 @@ def main(arguments):
     brain.recogniser, brain.tokens = modules["recogniser"], tokens
     brain.features, brain.units = features, units
     brain.utterances, brain.keep = sum(splits.values(), []), hparams["average"]
-    train, size = datasets["train"], hparams["batch_size"]
-    frames, test_size = hparams["batch_frames"], hparams["test_batch_size"]
-    options = train.loader_options(size, hparams["seed"], batch_frames=frames)
-    valid = datasets["valid"]
+    keys = ("batch_size", "seed", "batch_frames", "test_batch_size")
+    size, seed, frames, test_size = (hparams[key] for key in keys)
+    train, valid = datasets["train"], datasets["valid"]
+    options = train.loader_options(size, seed, batch_frames=frames)
     with one_sentence_errors():
         steps = brain.steps_of_epoch(len(options["batch_sampler"]))
         brain.schedule = hparams["make_schedule"](steps=steps)
@@ -273,23 +276,20 @@ def main(arguments):
     tests = test_all(brain, hparams, datasets)
     if if_main_process():
         folder = Path(hparams["output_folder"]) / "recogniser"
-        package_recogniser(folder, brain.recogniser, units, text)
+        package_recogniser(folder, front_end, brain.recogniser, units, text)
         main_test = next(iter(tests), None)
-        path = write_metrics(
-            hparams,
-            {
-                "test": tests.get(main_test),
-                "tests": tests,
-                "main_test": main_test,
-                "history": brain.history.epochs,
-                "symbols": len(units),
-                "parameters": sum(
-                    p.numel() for p in brain.recogniser.parameters()
-                ),
-                "seconds": dict(brain.seconds),
-                "made_from": sources,
-            },
-        )
+        weights = brain.recogniser.parameters()
+        facts = {
+            "test": tests.get(main_test),
+            "tests": tests,
+            "main_test": main_test,
+            "history": brain.history.epochs,
+            "symbols": len(units),
+            "parameters": sum(p.numel() for p in weights),
+            "seconds": dict(brain.seconds),
+            "made_from": sources,
+        }
+        path = write_metrics(hparams, facts)
         for name, stats in tests.items():
             print(f"{name}: {stats['wer']:.2f} % of words wrong")
         print(f"recogniser: {folder}\nmetrics: {path}")

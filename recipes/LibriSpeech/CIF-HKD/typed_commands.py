@@ -64,7 +64,7 @@ class TokenHearing(torch.nn.Module):
 
 
 def load_trained(folder):
-    """Keys of the run that trained, and what hears, as it was tested."""
+    """Keys of the run that trained, and what it hears with, as tested."""
     run = finished_run("trained", folder)
     if "acoustic" not in run["distillation"]:
         raise ValueError(
@@ -79,12 +79,15 @@ def load_trained(folder):
         average_checkpoints(kept, name) for name in ("recogniser", "acoustic")
     )
     symbols = len(weights["symbols.bias"])
-    recogniser = run["make_recogniser"](symbols, run["encoder"])
+    front_end = run["make_front_end"]()
+    size = front_end.feature_size * front_end.layers
+    encoder = run["make_encoder"](input_size=size)
+    recogniser = run["make_recogniser"](symbols, encoder)
     recogniser.load_state_dict(weights)
     width, size = head["weight"].shape
     layer = torch.nn.Linear(size, width)
     layer.load_state_dict(head)
-    return run, TokenHearing(recogniser, layer).eval()
+    return run, front_end, TokenHearing(recogniser, layer).eval()
 
 
 def main(arguments):
@@ -96,9 +99,8 @@ def main(arguments):
         device = run_opts["device"]
         manifests = prepare_fsc(**hparams["corpus"])
         manifests.check_transcripts("nearest wording", *manifests.splits)
-        run, model = load_trained(hparams["trained"])
-        filter_bank = run["filter_bank"]
-        features = hparams["make_features"](filter_bank, device)
+        run, front_end, model = load_trained(hparams["trained"])
+        features = hparams["make_features"](front_end, device)
         wordings = manifests.typed_wordings(hparams["typed"])
         table = run["token_model"].table(wordings, device)
         made_from = {
@@ -123,10 +125,10 @@ def main(arguments):
         return distances_of_rows(rows, len(wordings), *facts)
 
     def cost(rows):
-        model.cpu(), filter_bank.cpu(), answer.to("cpu")
+        model.cpu(), front_end.cpu(), answer.to("cpu")
 
         def nearest(wav):
-            return answer(model(*filter_bank(wav))).argmin()
+            return answer(model(*front_end(wav))).argmin()
 
         return {
             "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,0 +1,1 @@
+../CIF-HKD/train.py
