@@ -18,8 +18,8 @@ class GRUEncoder(torch.nn.Module):
     ---------
     input_size : int
         Channels of the features.
-    hidden_size : int
-        Units of each direction of a GRU.
+    size : int
+        Channels of a frame, half of them of each direction; even.
     num_layers : int
         GRUs.
     dropout : float
@@ -27,20 +27,20 @@ class GRUEncoder(torch.nn.Module):
 
     Example
     -------
-    >>> encoder = GRUEncoder(16, hidden_size=8)
+    >>> encoder = GRUEncoder(16, size=16)
     >>> x, lengths = encoder(torch.rand(2, 23, 16), torch.tensor([23, 12]))
     >>> x.shape, lengths
     (torch.Size([2, 23, 16]), tensor([23, 12]))
     """
 
-    def __init__(self, input_size, hidden_size=192, num_layers=2, dropout=0.2):
+    def __init__(self, input_size, size=384, num_layers=2, dropout=0.2):
         super().__init__()
         self.norm = torch.nn.LayerNorm(input_size)
-        self.output_size = 2 * hidden_size
-        sizes = [input_size] + (num_layers - 1) * [self.output_size]
         self.rnns = torch.nn.ModuleList(
-            MaskedBiGRU(size, hidden_size) for size in sizes
+            MaskedBiGRU(width, size // 2)
+            for width in [input_size] + (num_layers - 1) * [size]
         )
+        self.output_size = size
         self.dropout = Dropout(dropout)
 
     def forward(self, features, lengths):
@@ -104,8 +104,9 @@ class CTCWriter(torch.nn.Module):
         super().__init__()
         several = layers > 1
         self.layer_sum = LayerSum(layers) if several else torch.nn.Identity()
-        self.encoder = GRUEncoder(input_size, hidden_size, num_layers, dropout)
-        self.symbols = torch.nn.Linear(self.encoder.output_size, num_symbols)
+        size = 2 * hidden_size
+        self.encoder = GRUEncoder(input_size, size, num_layers, dropout)
+        self.symbols = torch.nn.Linear(size, num_symbols)
 
     def forward(self, features, lengths):
         """Returns the logarithm of the probabilities.
