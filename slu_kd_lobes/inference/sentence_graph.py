@@ -71,7 +71,7 @@ class Graph:
     def __init__(self):
         self.fst = kaldifst.StdVectorFst()
         self.fst.start = self.fst.add_state()
-        self.marks = []
+        self.marks, self.letters = [], set()
         self._next = {}  # states of a list that begins alike
 
     def state(self):
@@ -97,6 +97,7 @@ class Graph:
         int
             The state where it ends.
         """
+        self.letters.update(text)
         for letter in text:
             end = self.state()
             self.arc(state, end, NUMBERS[letter])

@@ -1,0 +1,1 @@
+../../fluent-speech-commands/prepare.py
