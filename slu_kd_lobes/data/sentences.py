@@ -172,12 +172,14 @@ def add_list(graph, sentences):
         graph.accept(graph.mark(end, sentence.slots))
 
 
-def read_templates(path):
+def read_templates(path, text=None):
     """Reads a file of templates.
 
     Arguments
     ---------
     path : str or Path
+    text : str or None
+        What is in the file; None: it is read.
 
     Returns
     -------
@@ -189,7 +191,8 @@ def read_templates(path):
         If it cannot be read as such.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
+        text = Path(path).read_text("utf-8") if text is None else text
+        content = yaml.safe_load(text)
         return Templates(hassil.Intents.from_dict(content), str(path))
     except (
         HassilError,

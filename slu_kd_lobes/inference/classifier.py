@@ -127,6 +127,7 @@ class SpokenIntentClassifier(Pretrained):
     def __init__(self, modules=None, hparams=None, **kwargs):
         super().__init__(modules, hparams, **kwargs)
         self.schema = self.hparams.schema
+        self.slot_names = self.schema.names
         self.threshold = self.hparams.threshold
         self.sample_rate = self.hparams.sample_rate
         found = package_hash(

@@ -1,5 +1,8 @@
 """The command line: `slu-kd`.
 
+> slu-kd make commands.csv my_commands
+> slu-kd teach my_commands more.csv
+> slu-kd forget my_commands "turn on the lights"
 > slu-kd package results/baseline/1234 my_model
 > slu-kd classify command.wav recordings/ --model my_model
 > slu-kd page --model my_model --examples recordings/
@@ -38,7 +41,8 @@ def as_row(name, answer, slots, width):
     name : str
         The file.
     answer : dict
-        See `SpokenIntentClassifier.classify_batch`.
+        See `SpokenIntentClassifier.classify_batch`, or that of
+        `TypedCommands`.
     slots : list of str
         The columns.
     width : int
@@ -48,11 +52,14 @@ def as_row(name, answer, slots, width):
     -------
     str
     """
-    cells = [
-        f"{answer['slots'][slot]['value']} "
-        f"({100 * answer['slots'][slot]['probability']:.0f} %)"
-        for slot in slots
-    ]
+    cells = []
+    for slot in slots:
+        value = answer["slots"].get(slot, "")
+        if isinstance(value, dict):
+            value = f"{value['value']} ({100 * value['probability']:.0f} %)"
+        cells.append(value)
+    if "score" in answer:
+        cells.append(f"{100 * answer['score']:.0f} %")
     rejected = "rejected" if answer["rejected"] else ""
     return f"{name:<{width}}" + "".join(f"  {c:<24}" for c in cells) + rejected
 
@@ -63,7 +70,7 @@ def classify(options):
     # The name of a file may have bytes that are no text.
     sys.stdout.reconfigure(errors="backslashreplace")
     model = load_model(options.model)
-    slots, failed = model.schema.names, 0
+    slots, failed = model.slot_names, 0
     width = max(len(name) for name in files)
     if not options.json:
         header = "".join(f"  {slot:<24}" for slot in slots)
@@ -78,15 +85,11 @@ def classify(options):
             failed += 1
             continue
         if options.json:
-            kept = {
-                slot: {key: value[key] for key in ("value", "probability")}
-                for slot, value in answer["slots"].items()
-            }
-            answer = {
-                "file": name,
-                "slots": kept,
-                "rejected": answer["rejected"],
-            }
+            answer.pop("probability", None)  # that of each slot is there
+            for slot in answer["slots"].values():
+                if isinstance(slot, dict):
+                    del slot["seconds"]
+            answer = {"file": name, **answer}
             print(json.dumps(answer, ensure_ascii=False), flush=True)
         else:
             print(as_row(name, answer, slots, width).rstrip(), flush=True)
@@ -94,7 +97,7 @@ def classify(options):
 
 
 def load_model(folder):
-    """The packaged model of a folder or hub name.
+    """The model of a folder or hub name: typed commands, or a student.
 
     Raises
     ------
@@ -102,8 +105,39 @@ def load_model(folder):
         If it cannot be loaded.
     """
     from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
+    from slu_kd_lobes.inference.typed_commands import LIST, TypedCommands
 
+    if (Path(folder).expanduser() / LIST).is_file():
+        return TypedCommands(folder)
     return SpokenIntentClassifier.from_hparams(folder)
+
+
+def make(options):
+    """Makes a model of typed commands."""
+    from slu_kd_lobes.inference.typed_commands import make_model
+
+    model = make_model(options.sentences, options.out, options.head)
+    print(f"model: {options.out} ({model.sentences:,} sentences)")
+    return 0
+
+
+def teach(options):
+    """Adds typed commands to a model."""
+    from slu_kd_lobes.inference.typed_commands import teach as add
+
+    print(
+        f"model: {options.model} ({add(options.model, options.sentences)} new)"
+    )
+    return 0
+
+
+def forget(options):
+    """Takes typed commands out of a model."""
+    from slu_kd_lobes.inference.typed_commands import forget as remove
+
+    remove(options.model, options.sentences)
+    print(f"model: {options.model}")
+    return 0
 
 
 def package(options):
@@ -160,6 +194,23 @@ def parse_arguments(arguments):
     one.add_argument("--model", required=True, help="packaged folder")
     one.add_argument("--json", action="store_true", help="one object a line")
     one.set_defaults(run_command=classify)
+    one = commands.add_parser("make", help="make a model of typed commands")
+    one.add_argument(
+        "sentences", nargs="+", help="lists, .csv; templates, .yaml"
+    )
+    one.add_argument("out", help="folder to be made")
+    one.add_argument("--head", help="folder of another CTC head")
+    one.set_defaults(run_command=make)
+    one = commands.add_parser("teach", help="add typed commands")
+    one.add_argument("model", help="folder that 'make' made")
+    one.add_argument(
+        "sentences", nargs="+", help="lists, .csv; templates, .yaml"
+    )
+    one.set_defaults(run_command=teach)
+    one = commands.add_parser("forget", help="take typed commands out")
+    one.add_argument("model", help="folder that 'make' made")
+    one.add_argument("sentences", nargs="+", help="as they were typed")
+    one.set_defaults(run_command=forget)
     one = commands.add_parser("package", help="make a model of a finished run")
     one.add_argument("run", help="output folder of the run")
     one.add_argument("out", help="folder to be made")

@@ -19,6 +19,7 @@ class SentenceRecogniser:
         Folder or hub name of a recogniser that writes letters, such as
         recipes/LibriSpeech/CTC-head trains.
     graph : slu_kd_lobes.inference.sentence_graph.Graph
+    device : str
     **options
         Of the search; see `SentenceSearch`.
 
@@ -28,10 +29,10 @@ class SentenceRecogniser:
         If the model cannot be had, or does not write letters.
     """
 
-    def __init__(self, source, graph, **options):
+    def __init__(self, source, graph, device="cpu", **options):
         interfaces = {"EncoderASR": EncoderASR}
         self.model = load_interface(
-            "CTC head", source, "EncoderASR", interfaces
+            "CTC head", source, "EncoderASR", interfaces, device
         )
         names = getattr(self.model.tokenizer, "names", [])
         columns = {x: names.index(x) for x in LETTERS if x in names}
@@ -40,7 +41,8 @@ class SentenceRecogniser:
                 f"the CTC head '{source}' does not write the letter "
                 f"'{missing[0]}': train one with --written=letters, on more text"
             )
-        self.search = SentenceSearch(graph, columns, END, **options)
+        self.letters, self.symbols = {*columns}, (columns, END)
+        self.search = SentenceSearch(graph, *self.symbols, **options)
         self.sample_rate = self.model.hparams.sample_rate
         self.fingerprint = weights_fingerprint(self.model)
 
