@@ -49,6 +49,31 @@ def finished_run(key, folder):
 def score_nearest_wordings(
     hparams, manifests, wordings, distances_of, made_from, cost
 ):
+    """Tests each split of a corpus: the nearest wording answers.
+
+    Arguments
+    ---------
+    hparams, manifests, made_from, cost
+        See `score_answers`.
+    wordings : dict
+        Targets of each typed wording, in the order of the distances.
+    distances_of : callable
+        Gives the distances of rows of a manifest to the wordings,
+        [utterances, wordings].
+    """
+    targets = torch.tensor(list(wordings.values()))
+    slices = manifests.schema.slices
+
+    def logits_of(rows):
+        distances = distances_of(rows)
+        similarities = distances.amax(1, keepdim=True) - distances
+        return logits_of_nearest(similarities, targets, slices)
+
+    facts = made_from, cost
+    score_answers(hparams, manifests, len(wordings), logits_of, *facts)
+
+
+def score_answers(hparams, manifests, wordings, logits_of, made_from, cost):
     """Tests each split of a corpus, and writes results as training does.
 
     Arguments
@@ -56,30 +81,25 @@ def score_nearest_wordings(
     hparams : dict
         See `slu_kd_lobes.evaluation.report.write_results`.
     manifests : slu_kd_lobes.data.manifests.Manifests
-    wordings : dict
-        Targets of each typed wording, in the order of the distances.
-    distances_of : callable
-        Gives the distances of rows of a manifest to the wordings,
-        [utterances, wordings].
+    wordings : int
+        How many are typed.
+    logits_of : callable
+        Gives the logits of rows of a manifest, [utterances, values].
     made_from : dict
-        Fingerprints of what gives the distances.
+        Fingerprints of what gives the answers.
     cost : callable
         Gives what an answer costs, by name, for rows to be answered.
     """
-    targets, schema = torch.tensor(list(wordings.values())), manifests.schema
-    results = {}
+    schema, results = manifests.schema, {}
     for name in ["valid", *manifests.tests]:
         rows = manifests.read(name)
-        distances = distances_of(rows)
-        similarities = distances.amax(1, keepdim=True) - distances
-        logits = logits_of_nearest(similarities, targets, schema.slices)
-        results[name] = Tested.of(rows, logits.numpy(), schema)
+        results[name] = Tested.of(rows, logits_of(rows).numpy(), schema)
     write_results(
         hparams,
         manifests,
         {"last": results, "best": results},  # nothing is trained
         tested_epoch="best",
-        wordings=len(wordings),
+        wordings=wordings,
         made_from=made_from,
         seconds={"train": 0.0},
         cost=cost(manifests.read(manifests.main_test)[:TIMED]),
@@ -88,7 +108,7 @@ def score_nearest_wordings(
 
 @torch.no_grad()
 def distances_of_rows(rows, wordings, features, device, batch_size, measure):
-    """How far utterances are from wordings, a batch at a time.
+    """How far utterances are from wordings (or others), a batch at a time.
 
     Arguments
     ---------

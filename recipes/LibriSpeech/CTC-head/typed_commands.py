@@ -19,15 +19,16 @@ from pathlib import Path
 import torch
 from prepare_commands import prepare_fsc
 
-from slu_kd_lobes.data.sentences import spoken
+from slu_kd_lobes.data.sentences import read_templates, spoken
 from slu_kd_lobes.evaluation.typed_commands import (
     distances_of_rows,
     finished_run,
     milliseconds,
-    score_nearest_wordings,
+    score_answers,
 )
 from slu_kd_lobes.inference.sentence_graph import Graph
 from slu_kd_lobes.inference.sentence_recogniser import SentenceRecogniser
+from slu_kd_lobes.inference.typed_commands import sureness
 from slu_kd_lobes.training.hparams import load_hparams
 from slu_kd_lobes.training.run_folder import (
     one_sentence_errors,
@@ -36,19 +37,29 @@ from slu_kd_lobes.training.run_folder import (
     start_or_resume,
 )
 
-#: How far an utterance is from the wordings that are not the answer.
-FAR = 1e4
 
-
-def graph_of(wordings):
-    """A graph that says the numbers of the wordings."""
-    graph, texts = Graph(), {}
-    for number, wording in enumerate(wordings):
-        texts.setdefault(spoken(wording), number)  # alike to a listener
-    for text, number in texts.items():
+def graph_of(manifests, typed, templates):
+    """A graph of all that is typed, and how many sentences there are."""
+    graph, texts, count = Graph(), {}, 0
+    if templates:
+        return graph, sum(read_templates(x).add_to(graph) for x in templates)
+    for wording, target in manifests.typed_wordings(typed).items():
+        texts.setdefault(spoken(wording), target)  # alike to a listener
+    for count, (text, target) in enumerate(texts.items(), start=1):
         end = graph.listed(text)
-        graph.accept(graph.mark(end, {"number": number}))
-    return graph
+        graph.accept(graph.mark(end, manifests.schema.decode(target)))
+    return graph, count
+
+
+def logits_of_slots(found, schema, absent):
+    """A mark at the value of each slot; where a slot is absent, at `absent`."""
+    logits = torch.zeros(schema.num_logits)
+    if found is None:
+        return logits
+    row = {name: found.slots.get(name, absent) for name in schema.names}
+    for columns, value in zip(schema.slices.values(), schema.encode(row)):
+        logits[columns.start + value] = sureness(found)
+    return logits
 
 
 def main(arguments):
@@ -59,28 +70,28 @@ def main(arguments):
         open_folder(hparams, text)
         manifests = prepare_fsc(**hparams["corpus"])
         manifests.check_transcripts("list", *manifests.splits)
-        wordings = manifests.typed_wordings(hparams["typed"])
         finished_run("trained", hparams["trained"])
-        recogniser = SentenceRecogniser(
-            str(Path(hparams["trained"]) / "recogniser"),
-            graph_of(wordings),
-            **hparams["search"],
+        graph, wordings = graph_of(
+            manifests, hparams["typed"], hparams["templates"]
         )
+        folder = str(Path(hparams["trained"]) / "recogniser")
+        recogniser = SentenceRecogniser(folder, graph, **hparams["search"])
         front_end = recogniser.front_end
         features = hparams["make_features"](front_end, run_opts["device"])
         start_or_resume(hparams, text)
 
-    def measure(inputs, lengths):
-        distances = torch.full((len(inputs), len(wordings)), FAR)
-        for row, likely in enumerate(recogniser.hear(inputs, lengths)):
-            if (found := recogniser.search(likely)) is not None:
-                distances[row, found.slots["number"]] = -found.ratio
-        return distances
+    schema, absent = manifests.schema, hparams["absent"]
 
-    def distances_of(rows):
+    def measure(inputs, lengths):
+        answers = map(recogniser.search, recogniser.hear(inputs, lengths))
+        return torch.stack(
+            [logits_of_slots(found, schema, absent) for found in answers]
+        )
+
+    def logits_of(rows):
         recogniser.model.mods.to(run_opts["device"])
         facts = features, run_opts["device"], hparams["batch_size"], measure
-        return distances_of_rows(rows, len(wordings), *facts)
+        return distances_of_rows(rows, schema.num_logits, *facts)
 
     def cost(rows):
         model = recogniser.model.mods.cpu()
@@ -93,7 +104,7 @@ def main(arguments):
 
     made_from = {"recogniser": recogniser.fingerprint}
     facts = {"made_from": made_from, "cost": cost}
-    score_nearest_wordings(hparams, manifests, wordings, distances_of, **facts)
+    score_answers(hparams, manifests, wordings, logits_of, **facts)
 
 
 if __name__ == "__main__":
