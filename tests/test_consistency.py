@@ -28,7 +28,10 @@ RECIPES = {
         "typed_commands.yaml": "typed_commands.py",
     },
     "AISHELL-1/CIF-HKD": {},
-    "LibriSpeech/CTC-head": {"typed_commands.yaml": "typed_commands.py"},
+    "LibriSpeech/CTC-head": {
+        "rejection.yaml": "rejection.py",
+        "typed_commands.yaml": "typed_commands.py",
+    },
     "LibriSpeech/PAD": {
         "base.yaml": "train.py",
         "typed_commands.yaml": "typed_commands.py",

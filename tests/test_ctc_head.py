@@ -44,6 +44,11 @@ def test_typed_commands_are_heard_by_their_letters(speech, commands, tmp_path):
     found = typed(tmp_path / "a", commands, tmp_path / "k4")
     assert found["test"]["intent_error"] < 50
     assert found["cost"]["milliseconds"] > 0
+    options = {"trained": tmp_path / "a", "noises": 4, "keep": 0.9}
+    options["output_folder"] = tmp_path / "rejection"
+    run("rejection", options, RECIPE, script="rejection.py")
+    rejection = tmp_path / "a" / "recogniser" / "rejection.json"
+    assert 0 < json.loads(rejection.read_text())["threshold"] <= 1
     told = typed(tmp_path / "none", commands, tmp_path, fails=True)
     assert "error: trained: there is no" in told and "Traceback" not in told
 
@@ -59,7 +64,10 @@ def test_a_head_of_other_symbols_is_refused(speech, commands, tmp_path):
     "changes, told",
     [
         ({"front_end_source": "no/such"}, "no/such"),
-        ({"front_end": "whisper"}, "'front_end' is 'whisper', which is not one"),
+        (
+            {"front_end": "whisper"},
+            "'front_end' is 'whisper', which is not one",
+        ),
     ],
 )
 def test_a_wrong_front_end_is_named(speech, tmp_path, changes, told):

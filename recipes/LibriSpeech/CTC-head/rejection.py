@@ -70,8 +70,8 @@ def main(arguments):
         run = finished_run("trained", hparams["trained"])
         folder = Path(hparams["trained"]) / "recogniser"
         recogniser = SentenceRecogniser(str(folder), Graph())
-        speech = {**run["speech"], "save_folder": hparams["save_folder"]}
-        rows = prepare_pairs(**speech, distort=None)["valid"]
+        own = {"save_folder": hparams["save_folder"], "distort": None}
+        rows = prepare_pairs(**{**run["speech"], **own})["valid"]
         start_or_resume(hparams, text)
 
     texts, rows = said_texts(rows, recogniser.letters)
