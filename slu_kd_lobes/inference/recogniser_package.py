@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.tag import Tag
 
 from slu_kd_lobes.data.text_units import MARKS
 from slu_kd_lobes.inference.saved_objects import object_yaml, save_weights
 from slu_kd_lobes.utils.files import write_text
+
+#: Says that a folder comes with the project.
+BUNDLED = Tag(suffix="!apply:slu_kd_lobes.utils.environment.bundled")
 
 RECOGNISER = """\
 # A speech recogniser. As a pre-trained model of SpeechBrain:
@@ -49,13 +54,15 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 def package_recogniser(folder, front_end, recogniser, units, text):
     """Writes a recogniser; the YAML comes last.
 
+    Weights are in half precision, and computed with in single.
+
     Arguments
     ---------
     folder : str or Path
         Made if missing. Other files in it are left alone.
     front_end : torch.nn.Module
-        A filter bank, or an encoder that is frozen; its weights are written if
-        no other maker has them.
+        A filter bank, or an encoder that is frozen; its weights are written
+        unless it comes with the project, or is another maker's.
     recogniser : CTCRecogniser
         Or one of its subclasses, with the weights.
     units : TextUnits
@@ -73,7 +80,8 @@ def package_recogniser(folder, front_end, recogniser, units, text):
         )
     }
     saved = {"recogniser": recogniser}
-    if not front_end.frozen:
+    source = chosen["front_end"].get("source")
+    if not front_end.frozen and getattr(source, "tag", None) != BUNDLED:
         saved["front_end"] = front_end
         del chosen["front_end"]["source"]
     size = front_end.feature_size * front_end.layers
@@ -83,7 +91,7 @@ def package_recogniser(folder, front_end, recogniser, units, text):
     join = units.join
     folder = Path(folder)
     for name, module in saved.items():
-        save_weights(module, folder / f"{name}.ckpt")
+        save_weights(module, folder / f"{name}.ckpt", torch.float16)
     hyperparams = RECOGNISER.format(
         sample_rate=tree["sample_rate"],
         beam_size=tree["beam_size"],

@@ -43,15 +43,20 @@ def object_yaml(key, node, **arguments):
     return out.getvalue().rstrip()
 
 
-def save_weights(module, path):
+def save_weights(module, path, dtype=None):
     """Writes the weights of a module, whole or not at all.
 
     Arguments
     ---------
     module : torch.nn.Module
     path : str or Path
+    dtype : torch.dtype or None
+        Of numbers that are no integers; None: as they are.
     """
     state = {name: x.detach().cpu() for name, x in module.state_dict().items()}
+    if dtype is not None:
+        for name, x in state.items():
+            state[name] = x.to(dtype) if x.is_floating_point() else x
     buffer = io.BytesIO()  # a file's name would be part of its content
     torch.save(state, buffer)
     with whole(path) as part:

@@ -41,7 +41,10 @@ BLOCKS = {
 }
 
 #: What may also be called with arguments of the file.
-FUNCTIONS = {"slu_kd_lobes.data.slots.SlotSchema.from_dict"}
+FUNCTIONS = {
+    "slu_kd_lobes.data.slots.SlotSchema.from_dict",
+    "slu_kd_lobes.utils.environment.bundled",
+}
 
 _CORE = re.compile(
     r"tag:yaml\.org,2002:(null|bool|int|float|str|seq|map|merge|timestamp)"
