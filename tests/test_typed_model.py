@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from slu_kd_lobes.data.text_units import Letters, TextUnits
+from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 from slu_kd_lobes.inference.cli import main
 from slu_kd_lobes.inference.recogniser_package import package_recogniser
 from slu_kd_lobes.inference.typed_commands import (
@@ -118,6 +119,31 @@ def test_templates_are_kept_with_the_model(head, lists, wav, tmp_path):
     assert TypedCommands(tmp_path / "x").sentences == 2
 
 
+def test_the_student_is_asked_what_the_list_does_not_know(
+    head, lists, wav, package, tmp_path
+):
+    student = SpokenIntentClassifier.from_hparams(package)
+    says = student.classify_file(wav)
+    for name, threshold in (("sure", 0.0), ("unsure", 1.1)):
+        own = tmp_path / f"{name}_head"
+        shutil.copytree(head, own)
+        (own / REJECTION).write_text(json.dumps({"threshold": threshold}))
+        model = make_model([lists[0]], tmp_path / name, own, package)
+        assert model.slot_names == ["action", "object", "location"]
+        answer = model.classify_file(wav)
+        if name == "sure" or says["rejected"]:
+            assert answer["answered_by"] == "list"
+            assert answer["rejected"] == (name == "unsure")
+        else:
+            assert answer["answered_by"] == "student"
+            assert answer["slots"] == {
+                slot: value["value"] for slot, value in says["slots"].items()
+            }
+    with pytest.raises(FileNotFoundError, match="holds no packaged model"):
+        make_model([lists[0]], tmp_path / "z", head, tmp_path)
+    assert not (tmp_path / "z").exists()
+
+
 def test_the_command_line_makes_teaches_and_asks(
     head, lists, wav, tmp_path, capsys
 ):
@@ -130,7 +156,8 @@ def test_the_command_line_makes_teaches_and_asks(
     assert main(["classify", str(wav), "--model", model, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["wording"] in ("lights off", "stop it")
-    assert set(answer) == {"file", "wording", "slots", "score", "rejected"}
+    assert answer["answered_by"] == "list"
+    assert set(answer) >= {"file", "wording", "slots", "score", "rejected"}
     assert main(["classify", str(wav), "--model", model]) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["file", "action", "object"]

@@ -116,7 +116,8 @@ def make(options):
     """Makes a model of typed commands."""
     from slu_kd_lobes.inference.typed_commands import make_model
 
-    model = make_model(options.sentences, options.out, options.head)
+    parts = options.head, options.student
+    model = make_model(options.sentences, options.out, *parts)
     print(f"model: {options.out} ({model.sentences:,} sentences)")
     return 0
 
@@ -200,6 +201,7 @@ def parse_arguments(arguments):
     )
     one.add_argument("out", help="folder to be made")
     one.add_argument("--head", help="folder of another CTC head")
+    one.add_argument("--student", help="packaged folder, asked after the list")
     one.set_defaults(run_command=make)
     one = commands.add_parser("teach", help="add typed commands")
     one.add_argument("model", help="folder that 'make' made")

@@ -1,7 +1,8 @@
 """A recogniser of commands that somebody typed; no recording is needed.
 
-A folder holds a CTC head, which knows how letters sound, and a list of
-sentences with what they mean. Either may be changed without the other.
+A folder holds a CTC head, which knows how letters sound, a list of sentences
+with what they mean, and perhaps a student, which was trained on recordings and
+is asked what the list does not know.
 """
 
 import json
@@ -18,6 +19,7 @@ from slu_kd_lobes.data.sentences import (
     read_templates,
     spoken,
 )
+from slu_kd_lobes.inference.classifier import SpokenIntentClassifier
 from slu_kd_lobes.inference.sentence_graph import Graph
 from slu_kd_lobes.inference.sentence_recogniser import SentenceRecogniser
 from slu_kd_lobes.utils.environment import bundled
@@ -27,7 +29,7 @@ from slu_kd_lobes.utils.fingerprints import fingerprint
 #: Counts up when folders of before cannot be read any more.
 FORMAT = 1
 LIST = "commands.json"
-HEAD = "head"
+HEAD, STUDENT = "head", "student"
 #: Written beside a CTC head: which answers are rejected.
 REJECTION = "rejection.json"
 
@@ -63,7 +65,12 @@ class TypedCommands:
         self.threshold = content["threshold"]
         self.sample_rate = self.recogniser.sample_rate
         self.device = device
-        self.slot_names = [*dict.fromkeys(x for y in graph.marks for x in y)]
+        slots = [x for mark in graph.marks for x in mark]
+        self.student = None
+        if (folder / STUDENT).is_dir():
+            self.student = load_student(folder / STUDENT, device)
+            slots += self.student.slot_names
+        self.slot_names = [*dict.fromkeys(slots)]
 
     def classify_batch(self, wavs, sample_rate=None):
         """Finds what is said in each item of a batch.
@@ -79,10 +86,11 @@ class TypedCommands:
         Returns
         -------
         list of dict
-            ``wording``, the nearest one, or None; ``slots``, its values by
-            name; ``score``, how probable it is beside the most probable
-            letters of any, from 0 to 1: the mean of a letter; and
-            ``rejected``, whether that is below the threshold.
+            ``answered_by``, list or student; ``wording``, the nearest one of
+            the list, or None; ``slots``, values by name; ``score``, from 0 to
+            1: of the list, how probable the wording is beside any letters, the
+            mean of a letter; of the student, its probability; and
+            ``rejected``, whether neither is sure.
 
         Raises
         ------
@@ -92,7 +100,8 @@ class TypedCommands:
         wavs = as_waveforms(wavs)
         if sample_rate is not None:
             wavs = resample(wavs, sample_rate, self.sample_rate)
-        return [self._answer(x) for x in self.recogniser(wavs.to(self.device))]
+        found = self.recogniser(wavs.to(self.device))
+        return [self._answer(x, wav) for x, wav in zip(found, wavs)]
 
     def classify_file(self, path):
         """Finds what is said in an audio file; see `classify_batch`.
@@ -104,16 +113,30 @@ class TypedCommands:
         """
         return self.classify_batch(read_waveform(path, self.sample_rate))[0]
 
-    def _answer(self, found):
-        if found is None:
-            return {"wording": None, "slots": {}, "score": 0, "rejected": True}
-        score = sureness(found)
-        return {
-            "wording": found.text,
-            "slots": found.slots,
-            "score": round(score, 6),
-            "rejected": score < self.threshold,
-        }
+    def _answer(self, found, wav):
+        """The list's, or where that is not sure the student's, if it is."""
+        answer = {"answered_by": "list", "wording": None, "slots": {}}
+        score = 0.0
+        if found is not None:
+            score = sureness(found)
+            answer |= {"wording": found.text, "slots": found.slots}
+        rejected = score < self.threshold
+        if rejected and self.student is not None:
+            (other,) = self.student.classify_batch(wav)
+            if not other["rejected"]:
+                slots = other["slots"].items()
+                answer |= {
+                    "answered_by": "student",
+                    "slots": {name: slot["value"] for name, slot in slots},
+                }
+                score, rejected = other["probability"], False
+        return {**answer, "score": round(score, 6), "rejected": rejected}
+
+
+def load_student(folder, device="cpu"):
+    """A packaged student; see `SpokenIntentClassifier.from_hparams`."""
+    options = {"device": device}
+    return SpokenIntentClassifier.from_hparams(str(folder), run_opts=options)
 
 
 def sureness(found):
@@ -241,7 +264,7 @@ def default_head():
     return bundled("pretrained/ctc-read-speech")
 
 
-def make_model(files, out, head=None):
+def make_model(files, out, head=None, student=None):
     """Makes a model of typed commands; whole or not at all.
 
     Arguments
@@ -253,6 +276,9 @@ def make_model(files, out, head=None):
     head : str or None
         Folder of a CTC head, such as recipes/LibriSpeech/CTC-head trains;
         None: the one that comes with the project.
+    student : str or None
+        Folder of a packaged student, which is asked what the list does not
+        know.
 
     Returns
     -------
@@ -275,9 +301,13 @@ def make_model(files, out, head=None):
         "threshold": json.loads((head / REJECTION).read_text())["threshold"],
         "head": SentenceRecogniser(str(head), Graph()).fingerprint,
     }
+    if student is not None:
+        load_student(student)  # refuses what is none
     check_writable(out.parent, 20)
     with whole(out) as part:
         shutil.copytree(head, part / HEAD)
+        if student is not None:
+            shutil.copytree(student, part / STUDENT)
         write_model(part, content)
     return TypedCommands(out)
 
