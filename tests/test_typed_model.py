@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -22,6 +23,8 @@ from slu_kd_lobes.losses.asr import LETTERS
 from slu_kd_lobes.students.cif_recogniser import CTCRecogniser
 from slu_kd_lobes.students.ctc import GRUEncoder
 from slu_kd_lobes.students.filter_bank import FilterBank
+from slu_kd_lobes.utils.environment import bundled
+from slu_kd_lobes.utils.files import read_csv
 
 RUN = """\
 sample_rate: 16000
@@ -196,6 +199,39 @@ def test_a_wrong_command_is_answered_in_one_sentence(
     assert error.count("\n") == 1
     assert (tmp_path / "model" / "commands.json").read_text() == before
     assert not (tmp_path / "x").exists()
+
+
+LISTED = {
+    "Turn my lamp off": "lamp",
+    "The kitchen is too cold": "heat",
+    "Stop that song": "music",
+    "Speak up please": "volume",
+}
+
+
+def test_the_head_that_ships_knows_typed_commands_from_others(tmp_path):
+    """Without a recording: what is listed, and what is not, by new voices."""
+    path = tmp_path / "commands.csv"
+    rows = [f"{text},{value}" for text, value in LISTED.items()]
+    path.write_text("\n".join(["transcription,what", *rows]))
+    model = make_model([path], tmp_path / "x")
+    corpus = Path(bundled("data/synthetic-commands"))
+    right, rejected, asked = 0, [], 0
+    for row in read_csv(corpus / "data" / "test_data.csv"):
+        text = row["transcription"]
+        if text not in LISTED and asked >= 40:
+            continue
+        answer = model.classify_file(corpus / row["path"])
+        if text in LISTED:
+            right += answer["slots"] == {"what": LISTED[text]}
+            assert not answer["rejected"]
+        else:
+            asked += 1
+            rejected.append(answer["rejected"])
+    assert right >= 7  # of 8
+    assert sum(rejected) >= 38  # of 40
+    silence = model.classify_batch(torch.zeros(16000))[0]
+    assert silence["rejected"]
 
 
 @pytest.mark.parametrize("damage", ["list", "cut", "head", "gone"])
