@@ -53,9 +53,9 @@ def answers_of_halves(texts, log_probs, search):
         finder = search(graph_of_texts(texts[half::2]))
         for text, likely in zip(texts, log_probs):
             found = finder(likely)
+            number += text in listed
             if found is None:
                 continue
-            number += text in listed
             if text not in listed:
                 note(wrong, found, likely)
             elif found.text == text:

@@ -158,7 +158,7 @@ class SentenceSearch:
     """
 
     def __init__(
-        self, graph, columns=None, end=None, beam=16.0, max_active=1000
+        self, graph, columns=None, end=None, beam=20.0, max_active=1000
     ):
         columns = NUMBERS if columns is None else columns
         labels = {NUMBERS[letter]: x for letter, x in columns.items()}
