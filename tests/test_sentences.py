@@ -205,7 +205,7 @@ def test_a_template_costs_what_is_written(tmp_path):
     "old, new, told",
     [
         ("{room} light[s]", "{place} light[s]", "there is no list 'place'"),
-        ("[<please>]", "[<pleas>]", "there is no rule 'pleas'"),
+        ("[<please>]", "[<kindly>]", "there is no rule 'kindly'"),
         ("(turn|switch)", "(turn|switch", "Light, '(turn|switch on"),
         ("values: [tea]", "wildcard: true", "what is free cannot be listed"),
         ("out: bedroom", "uot: bedroom", "does not say what it means"),
