@@ -84,7 +84,7 @@ def main():
         ("1,000,000, a template", template, 100),
     ):
         start = time.perf_counter()
-        search = SentenceSearch(make(size), *head.symbols)
+        search = SentenceSearch(make(size), **head.symbols)
         built = time.perf_counter() - start
         times = []
         for _ in range(options.repetitions):

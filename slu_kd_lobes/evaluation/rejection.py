@@ -7,7 +7,7 @@ nothing that was listed, so each answer to it is a false accept.
 import numpy as np
 
 from slu_kd_lobes.data.transcripts import plain
-from slu_kd_lobes.inference.sentence_graph import Graph, SentenceSearch
+from slu_kd_lobes.inference.sentence_graph import Graph
 
 #: How sure an answer is, of what `SentenceSearch` found and the frames.
 STATISTICS = {
@@ -41,7 +41,7 @@ def answers_of_halves(texts, log_probs, search):
     -------
     right : dict
         Values of right answers to what was listed, by statistic.
-    accepted : dict
+    wrong : dict
         Of all answers to what was not.
     share : float
         Of the listed ones that are answered right.
@@ -85,6 +85,11 @@ def false_accepts(right, wrong, keep):
         ``threshold`` and ``accepted``, the share of wrong answers above it, by
         statistic.
 
+    Raises
+    ------
+    ValueError
+        If nothing is right.
+
     Example
     -------
     >>> right = {"sum": [-3.0, -2.0, -1.0, -0.5]}
@@ -93,10 +98,16 @@ def false_accepts(right, wrong, keep):
     """
     found = {}
     for name, values in right.items():
+        if not values:
+            raise ValueError(
+                "no validation sentence is answered right: train the CTC head "
+                "longer, or on more speech"
+            )
         order = np.sort(values)
         threshold = float(order[int((1 - keep) * len(order))])
-        accepted = float((np.array(wrong[name]) >= threshold).mean())
-        found[name] = {"threshold": threshold, "accepted": accepted}
+        accepted = sum(value >= threshold for value in wrong[name])
+        share = float(accepted / max(len(wrong[name]), 1))
+        found[name] = {"threshold": threshold, "accepted": share}
     return found
 
 
@@ -105,12 +116,3 @@ def said_texts(rows, letters):
     texts = [plain(row["transcription"]) for row in rows]
     kept = [i for i, text in enumerate(texts) if text and {*text} <= letters]
     return [texts[i] for i in kept], [rows[i] for i in kept]
-
-
-def make_search(recogniser, **options):
-    """Makes searches like that of a `SentenceRecogniser`."""
-
-    def search(graph):
-        return SentenceSearch(graph, *recogniser.symbols, **options)
-
-    return search

@@ -41,8 +41,9 @@ class SentenceRecogniser:
                 f"the CTC head '{source}' does not write the letter "
                 f"'{missing[0]}': train one with --written=letters, on more text"
             )
-        self.letters, self.symbols = {*columns}, (columns, END)
-        self.search = SentenceSearch(graph, *self.symbols, **options)
+        self.letters = {*columns}
+        self.symbols = {"columns": columns, "end": END}
+        self.search = SentenceSearch(graph, **self.symbols, **options)
         self.sample_rate = self.model.hparams.sample_rate
         self.fingerprint = weights_fingerprint(self.model)
 

@@ -15,6 +15,7 @@ Authors
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,12 +27,11 @@ from slu_kd_lobes.evaluation.rejection import (
     answers_of_halves,
     false_accepts,
     graph_of_texts,
-    make_search,
     note,
     said_texts,
 )
 from slu_kd_lobes.evaluation.typed_commands import finished_run
-from slu_kd_lobes.inference.sentence_graph import Graph
+from slu_kd_lobes.inference.sentence_graph import Graph, SentenceSearch
 from slu_kd_lobes.inference.sentence_recogniser import SentenceRecogniser
 from slu_kd_lobes.inference.typed_commands import REJECTION
 from slu_kd_lobes.training.hparams import load_hparams
@@ -79,7 +79,8 @@ def main(arguments):
     for row in tqdm(rows, "validation", unit="utterance"):
         wav = read_waveform(row["wav"], rate).unsqueeze(0)
         likely += recogniser.hear(*recogniser.front_end(wav))
-    search = make_search(recogniser, **hparams["search"])
+    known = recogniser.symbols | hparams["search"]
+    search = partial(SentenceSearch, **known)
     right, wrong, share = answers_of_halves(texts, likely, search)
     finder = search(graph_of_texts(texts))
     sounds = noises(hparams["noises"], rate)
@@ -88,7 +89,8 @@ def main(arguments):
         found = finder(heard)
         if found is not None:
             note(wrong, found, heard)
-    chosen = false_accepts(right, wrong, hparams["keep"])
+    with one_sentence_errors():
+        chosen = false_accepts(right, wrong, hparams["keep"])
     facts = {
         "keep": hparams["keep"],
         "sentences": len(texts),
