@@ -72,8 +72,8 @@ ENCODER = (
     "encoder: {hidden_size: 16, num_layers: 1, num_heads: 2, feed_forward: 16}"
 )
 CONFORMER = (
-    "encoder: {ffn_size: 16, num_heads: 2, num_layers: 2, pool_after: [1], "
-    "channels: 2}"
+    "encoders: {conformer: {ffn_size: 16, num_heads: 2, num_layers: 2, "
+    "pool_after: [1], channels: 2}}"
 )
 ACOUSTIC = "acoustic: {hidden_size: 8, num_layers: 1, channels: 2}"
 LOGS = "train_log.txt,log.txt,env.log"
