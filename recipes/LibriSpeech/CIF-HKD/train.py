@@ -259,10 +259,10 @@ def main(arguments):
     brain.recogniser, brain.tokens = modules["recogniser"], tokens
     brain.features, brain.units = features, units
     brain.utterances, brain.keep = sum(splits.values(), []), hparams["average"]
-    keys = ("batch_size", "seed", "batch_frames", "test_batch_size")
-    size, seed, frames, test_size = (hparams[key] for key in keys)
-    train, valid = datasets["train"], datasets["valid"]
-    options = train.loader_options(size, seed, batch_frames=frames)
+    train, size = datasets["train"], hparams["batch_size"]
+    frames, test_size = hparams["batch_frames"], hparams["test_batch_size"]
+    options = train.loader_options(size, hparams["seed"], batch_frames=frames)
+    valid = datasets["valid"]
     with one_sentence_errors():
         steps = brain.steps_of_epoch(len(options["batch_sampler"]))
         brain.schedule = hparams["make_schedule"](steps=steps)
