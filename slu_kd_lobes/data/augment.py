@@ -182,10 +182,11 @@ class DistortedCopies:
         """
         if not self.number:
             return rows
+        heard = [file_fingerprint(row["wav"]) for row in rows]
         tasks = [
-            (row, self.folder / f"{self._name(row['wav'], copy)}.flac")
+            (row, self.folder / f"{self._name(audio, copy)}.flac")
             for copy in range(self.number)
-            for row in rows
+            for row, audio in zip(rows, heard)
         ]
         run_on_main(self._make, [tasks])
         return rows + [
@@ -197,8 +198,8 @@ class DistortedCopies:
             for row, path in tasks
         ]
 
-    def _name(self, path, copy):
-        return fingerprint([file_fingerprint(path), copy, self.made_from])[:32]
+    def _name(self, audio, copy):
+        return fingerprint([audio, copy, self.made_from])[:32]
 
     def _make(self, tasks):
         self.folder.mkdir(parents=True, exist_ok=True)
